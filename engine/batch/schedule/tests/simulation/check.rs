@@ -1,0 +1,491 @@
+//! What must hold whatever happens. The checker keeps its own books from the events and effects alone, so that a mistake in
+//! the core's books shows as a difference. Each `assert` ends the seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use trireme_batch_schedule::{
+    Effect, Event, Failure, LossReason, RunError, RunId, StageId, StageOutputs, TaskId, WorkerId,
+};
+
+use crate::scenario::{BadTask, Flavour, Key, Scenario};
+
+/// How often each thing that a seed is meant to provoke was met.
+pub(crate) type Met = BTreeMap<&'static str, u64>;
+
+/// Without all of these the seeds would prove little.
+pub(crate) const TO_BE_MET: [&str; 16] = [
+    "loss by silence",
+    "loss by death",
+    "loss by unreadable outputs",
+    "loss by end of drain",
+    "worker released",
+    "running task lost",
+    "needed output lost",
+    "unneeded output lost",
+    "result lost before the fetch",
+    "result fetched after its loss",
+    "word from a lost worker",
+    "repeated report",
+    "suspect run alone",
+    "blamed for poison",
+    "blamed for the application",
+    "cancelled",
+];
+
+#[derive(Default)]
+pub(crate) struct Checker {
+    pub(crate) met: Met,
+    joined: BTreeSet<WorkerId>,
+    /// Fenced or released.
+    gone: BTreeSet<WorkerId>,
+    draining: BTreeSet<WorkerId>,
+    slots: BTreeMap<WorkerId, u32>,
+    attempts: BTreeMap<TaskId, Attempt>,
+    /// The attempt launched last.
+    latest: BTreeMap<Key, TaskId>,
+    /// For each death under a task since it last finished, whether it was alone.
+    deaths: BTreeMap<Key, Vec<bool>>,
+    fetched: BTreeSet<(RunId, u32)>,
+    /// Attempts whose result the driver was told to fetch.
+    offered: BTreeSet<TaskId>,
+    cancelled: BTreeSet<RunId>,
+    /// Runs that were submitted, with the position of their result.
+    result_stage: BTreeMap<RunId, usize>,
+    pub(crate) ended: BTreeSet<RunId>,
+    released: BTreeSet<RunId>,
+}
+
+struct Attempt {
+    key: Key,
+    worker: WorkerId,
+    state: AttemptState,
+    fetch_failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AttemptState {
+    Live,
+    Cancelled,
+    Finished,
+    Ended,
+}
+
+/// What to think of an output that could not be read twice. The core may still count on it: it does not count failures
+/// while the worker is in doubt. So each check thinks what makes it the less strict.
+#[derive(Clone, Copy)]
+enum Doubt {
+    TakenForLost,
+    TakenForThere,
+}
+
+impl Checker {
+    /// To be called before the core sees the event.
+    pub(crate) fn observe(&mut self, event: &Event) {
+        if sender(event).is_some_and(|worker| self.gone.contains(&worker)) {
+            self.meet("word from a lost worker");
+        }
+        match event {
+            Event::RunSubmitted { run, plan } => _ = self.result_stage.insert(*run, plan.len() - 1),
+            Event::RunCancelled { run } => _ = self.cancelled.insert(*run),
+            Event::WorkerJoined { worker, slots } => {
+                self.joined.insert(*worker);
+                self.slots.insert(*worker, *slots);
+            }
+            // A copy may come before the join, which the core then knows nothing of.
+            Event::WorkerDraining { worker } if !self.joined.contains(worker) => {}
+            Event::WorkerDraining { worker } => _ = self.draining.insert(*worker),
+            Event::TaskFinished { worker, task, .. } => {
+                if self.report(*worker, *task, AttemptState::Finished) {
+                    self.deaths.remove(&self.attempts[task].key);
+                }
+            }
+            Event::TaskFailed { worker, task, failure } => {
+                if self.report(*worker, *task, AttemptState::Ended)
+                    && let Failure::FetchFailed { lost_task, .. } = failure
+                {
+                    self.observe_fetch_failure(*lost_task);
+                }
+            }
+            Event::ResultFetched { run, partition } => {
+                if let Some(stage) = self.result_stage.get(run)
+                    && !self.is_there((*run, *stage, *partition))
+                {
+                    self.meet("result fetched after its loss");
+                }
+                self.fetched.insert((*run, *partition));
+            }
+            Event::ResultFetchFailed { task, .. } => {
+                self.offered.remove(task);
+                self.observe_fetch_failure(*task);
+            }
+            Event::Heartbeat { .. } | Event::WorkerClosed { .. } | Event::Tick => {}
+        }
+    }
+
+    fn observe_fetch_failure(&mut self, task: TaskId) {
+        if let Some(attempt) = self.attempts.get_mut(&task) {
+            attempt.fetch_failures += 1;
+        }
+    }
+
+    /// Whether the report is the first of an attempt that anybody waits for.
+    fn report(&mut self, worker: WorkerId, task: TaskId, state: AttemptState) -> bool {
+        let Some(attempt) = self.attempts.get_mut(&task) else {
+            return false;
+        };
+        let awaited = attempt.state == AttemptState::Live && !self.gone.contains(&worker);
+        match attempt.state {
+            AttemptState::Live if awaited => attempt.state = state,
+            AttemptState::Cancelled => attempt.state = AttemptState::Ended,
+            AttemptState::Live => {}
+            AttemptState::Finished | AttemptState::Ended => self.meet("repeated report"),
+        }
+        awaited
+    }
+
+    /// To be called for each effect in order.
+    pub(crate) fn judge(&mut self, scenario: &Scenario, effect: &Effect) {
+        match effect {
+            Effect::Launch {
+                worker,
+                run,
+                stage,
+                partition,
+                task,
+                inputs,
+            } => {
+                self.judge_launch(scenario, *worker, (*run, stage.0 as usize, *partition), *task, inputs);
+            }
+            Effect::CancelTask { worker, task } => {
+                let attempt = self
+                    .attempts
+                    .get_mut(task)
+                    .expect("only what was launched can be cancelled");
+                assert_eq!(
+                    (attempt.worker, attempt.state),
+                    (*worker, AttemptState::Live),
+                    "cancels task {task}"
+                );
+                attempt.state = AttemptState::Cancelled;
+                self.meet("cancelled");
+            }
+            Effect::Fence { worker, reason } => self.judge_fence(scenario, *worker, reason),
+            Effect::ReadyToFetch {
+                run,
+                partition,
+                worker,
+                task,
+            } => {
+                let attempt = &self.attempts[task];
+                assert_eq!(
+                    attempt.state,
+                    AttemptState::Finished,
+                    "offers the result of unfinished task {task}"
+                );
+                assert!(
+                    attempt.worker == *worker && !self.gone.contains(worker),
+                    "offers a result on a lost worker"
+                );
+                assert!(self.is_live(*run), "offers a result of run {run}, which is over");
+                assert!(
+                    !self.fetched.contains(&(*run, *partition)),
+                    "offers a result that the driver has"
+                );
+                assert!(self.offered.insert(*task), "offers the result of task {task} twice");
+            }
+            Effect::ReleaseRun { run } => {
+                assert!(
+                    self.ended.contains(run) && self.released.insert(*run),
+                    "releases run {run} alive or twice"
+                );
+            }
+            Effect::ReleaseWorker { worker } => self.judge_release(scenario, *worker),
+            Effect::RunSucceeded { run } => {
+                self.judge_end(*run);
+                let bad = scenario
+                    .bad_tasks
+                    .iter()
+                    .find(|(key, bad)| key.0 == *run && bad.is_fatal());
+                assert!(bad.is_none(), "run {run} succeeded with a task that never can: {bad:?}");
+            }
+            Effect::RunFailed { run, error } => {
+                self.judge_end(*run);
+                self.judge_error(scenario, *run, error);
+            }
+        }
+    }
+
+    fn judge_launch(
+        &mut self,
+        scenario: &Scenario,
+        worker: WorkerId,
+        key: Key,
+        task: TaskId,
+        inputs: &[Arc<StageOutputs>],
+    ) {
+        let (run, stage, partition) = key;
+        assert!(self.is_live(run), "launches {key:?} of a run that is over");
+        assert!(
+            self.joined.contains(&worker) && !self.gone.contains(&worker),
+            "launches on lost worker {worker}"
+        );
+        assert!(!self.draining.contains(&worker), "launches on draining worker {worker}");
+        assert!(
+            self.filled_slots(worker) < self.slots[&worker],
+            "worker {worker} has no slot for {key:?}"
+        );
+        if let Some(last) = self.latest.get(&key) {
+            let last = &self.attempts[last];
+            let live = last.state == AttemptState::Live && !self.gone.contains(&last.worker);
+            assert!(!live, "{key:?} would run twice at once");
+        }
+        assert!(!self.is_there(key), "re-runs {key:?}, which is not lost");
+        assert!(
+            self.is_needed(scenario, run, stage, Doubt::TakenForLost),
+            "runs {key:?}, which nobody needs"
+        );
+        let deaths = &self.deaths;
+        let suspect = |key: &Key| deaths.get(key).is_some_and(|deaths| deaths.len() >= 2);
+        let beside: Vec<Key> = self.unreported(worker).map(|attempt| attempt.key).collect();
+        let is_suspect = suspect(&key);
+        assert!(
+            !is_suspect || beside.is_empty(),
+            "suspect {key:?} is not alone on worker {worker}"
+        );
+        assert!(
+            !beside.iter().any(suspect),
+            "{key:?} keeps a suspect on worker {worker} company"
+        );
+
+        let spec = &scenario.queries[&run].stages[stage];
+        let given: Vec<StageId> = inputs.iter().map(|input| input.stage).collect();
+        assert_eq!(given, spec.inputs, "input stages of {key:?}");
+        for input in inputs {
+            let producer = input.stage.0 as usize;
+            assert_eq!(
+                input.outputs.len(),
+                scenario.queries[&run].stages[producer].partitions as usize,
+                "{key:?}"
+            );
+            for (output, index) in input.outputs.iter().zip(0u32..) {
+                let attempt = &self.attempts[&output.task];
+                assert_eq!(
+                    attempt.key,
+                    (run, producer, index),
+                    "{key:?} is to read the wrong output"
+                );
+                assert_eq!(
+                    attempt.state,
+                    AttemptState::Finished,
+                    "{key:?} is to read an unfinished output"
+                );
+                assert!(
+                    !self.gone.contains(&output.worker),
+                    "{key:?} is to read from lost worker {}",
+                    output.worker
+                );
+            }
+        }
+        assert!(partition < spec.partitions);
+        if is_suspect {
+            self.meet("suspect run alone");
+        }
+        let attempt = Attempt {
+            key,
+            worker,
+            state: AttemptState::Live,
+            fetch_failures: 0,
+        };
+        assert!(
+            self.attempts.insert(task, attempt).is_none(),
+            "task id {task} is used twice"
+        );
+        self.latest.insert(key, task);
+    }
+
+    fn judge_fence(&mut self, scenario: &Scenario, worker: WorkerId, reason: &LossReason) {
+        assert!(
+            self.joined.contains(&worker) && self.gone.insert(worker),
+            "worker {worker} is lost twice"
+        );
+        match reason {
+            LossReason::Silent { .. } => self.meet("loss by silence"),
+            LossReason::Died { .. } => self.meet("loss by death"),
+            LossReason::Unreadable { .. } => self.meet("loss by unreadable outputs"),
+            LossReason::Drained => self.meet("loss by end of drain"),
+            LossReason::Released => panic!("worker {worker} is fenced for being released"),
+        }
+        let what_was_there = |attempt: &Attempt| {
+            let (run, stage, _) = attempt.key;
+            match attempt.state {
+                AttemptState::Live => Some("running task lost"),
+                AttemptState::Finished if self.is_fetched(attempt.key) => None,
+                AttemptState::Finished if self.result_stage[&run] == stage => Some("result lost before the fetch"),
+                AttemptState::Finished if self.is_needed(scenario, run, stage, Doubt::TakenForThere) => {
+                    Some("needed output lost")
+                }
+                AttemptState::Finished => Some("unneeded output lost"),
+                AttemptState::Cancelled | AttemptState::Ended => None,
+            }
+        };
+        let on_it = self
+            .attempts
+            .values()
+            .filter(|attempt| attempt.worker == worker && self.is_live(attempt.key.0));
+        let lost: Vec<&'static str> = on_it.filter_map(what_was_there).collect();
+        lost.into_iter().for_each(|what| self.meet(what));
+        if !matches!(reason, LossReason::Died { .. }) {
+            return;
+        }
+        let alone = self.filled_slots(worker) == 1;
+        let on_board = self
+            .attempts
+            .values()
+            .filter(|a| a.worker == worker && a.state == AttemptState::Live);
+        for key in on_board.map(|attempt| attempt.key).collect::<Vec<Key>>() {
+            self.deaths.entry(key).or_default().push(alone);
+        }
+    }
+
+    fn judge_release(&mut self, scenario: &Scenario, worker: WorkerId) {
+        assert!(
+            self.draining.contains(&worker),
+            "releases worker {worker}, which does not drain"
+        );
+        assert_eq!(self.filled_slots(worker), 0, "releases busy worker {worker}");
+        for (key, task) in &self.latest {
+            let (run, stage, _) = *key;
+            if self.attempts[task].worker != worker || !self.is_live(run) {
+                continue;
+            }
+            let unfetched = stage + 1 == scenario.queries[&run].stages.len() && self.is_there_on_worker(*key);
+            assert!(!unfetched, "releases worker {worker} with the unfetched result {key:?}");
+            let read = self.is_there_on_worker(*key) && self.is_needed(scenario, run, stage, Doubt::TakenForThere);
+            assert!(!read, "releases worker {worker} with {key:?}, which somebody needs");
+        }
+        assert!(self.gone.insert(worker), "releases worker {worker} twice");
+        self.meet("worker released");
+    }
+
+    fn judge_end(&mut self, run: RunId) {
+        assert!(self.is_live(run) && self.ended.insert(run), "run {run} ends twice");
+    }
+
+    fn judge_error(&mut self, scenario: &Scenario, run: RunId, error: &RunError) {
+        let named = |stage: &StageId, partition: &u32| (run, stage.0 as usize, *partition);
+        let bad = |stage, partition| scenario.bad_tasks.get(&named(stage, partition)).copied();
+        match error {
+            RunError::Cancelled => assert!(self.cancelled.contains(&run), "run {run} was not cancelled"),
+            RunError::Application {
+                stage,
+                partition,
+                attempts,
+                ..
+            } => match bad(stage, partition) {
+                Some(BadTask::FailsAlways { retryable }) => {
+                    assert_eq!(*attempts, if retryable { 4 } else { 1 });
+                    self.meet("blamed for the application");
+                }
+                other => panic!("blames the application: {error}, the task being {other:?}"),
+            },
+            RunError::Poison {
+                stage,
+                partition,
+                deaths,
+                ..
+            } => {
+                let books = self.deaths.get(&named(stage, partition)).cloned().unwrap_or_default();
+                assert!(
+                    *deaths == 3 && books.len() == 3 && books[2],
+                    "{error}, by the books {books:?}"
+                );
+                let guilty = bad(stage, partition) == Some(BadTask::KillsWorker);
+                assert!(
+                    guilty || scenario.flavour == Flavour::Storm,
+                    "an innocent is blamed: {error}"
+                );
+                self.meet("blamed for poison");
+            }
+            RunError::InfrastructureBudget { .. } | RunError::NoWorkers { .. } => panic!("gave up too early: {error}"),
+        }
+    }
+
+    fn meet(&mut self, what: &'static str) {
+        *self.met.entry(what).or_default() += 1;
+    }
+
+    fn is_live(&self, run: RunId) -> bool {
+        self.result_stage.contains_key(&run) && !self.ended.contains(&run)
+    }
+
+    /// Launched on the worker and not reported, cancelled ones included.
+    fn unreported(&self, worker: WorkerId) -> impl Iterator<Item = &Attempt> {
+        let fills = |state| matches!(state, AttemptState::Live | AttemptState::Cancelled);
+        self.attempts
+            .values()
+            .filter(move |attempt| attempt.worker == worker && fills(attempt.state))
+    }
+
+    fn filled_slots(&self, worker: WorkerId) -> u32 {
+        self.unreported(worker).count() as u32
+    }
+
+    /// The driver has it, or it lies readable on a worker.
+    fn is_there(&self, key: Key) -> bool {
+        self.is_fetched(key) || self.is_there_on_worker(key)
+    }
+
+    fn is_there_on_worker(&self, key: Key) -> bool {
+        !self.is_fetched(key) && self.finished(key).is_some_and(|attempt| attempt.fetch_failures < 2)
+    }
+
+    /// The latest attempt, if it finished and its worker is here.
+    fn finished(&self, key: Key) -> Option<&Attempt> {
+        let latest = &self.attempts[self.latest.get(&key)?];
+        (latest.state == AttemptState::Finished && !self.gone.contains(&latest.worker)).then_some(latest)
+    }
+
+    /// Only the result of a run is ever fetched.
+    fn is_fetched(&self, (run, stage, partition): Key) -> bool {
+        self.result_stage.get(&run) == Some(&stage) && self.fetched.contains(&(run, partition))
+    }
+
+    /// Whether a reader that is itself needed has something left to do.
+    fn is_needed(&self, scenario: &Scenario, run: RunId, stage: usize, doubt: Doubt) -> bool {
+        let stages = &scenario.queries[&run].stages;
+        let is_done = |key: Key| match doubt {
+            Doubt::TakenForLost => self.is_there(key),
+            Doubt::TakenForThere => self.is_fetched(key) || self.finished(key).is_some(),
+        };
+        let is_open =
+            |reader: usize| (0..stages[reader].partitions).any(|partition| !is_done((run, reader, partition)));
+        let mut readers =
+            (stage + 1..stages.len()).filter(|reader| stages[*reader].inputs.contains(&StageId(stage as u32)));
+        stage + 1 == stages.len()
+            || readers.any(|reader| is_open(reader) && self.is_needed(scenario, run, reader, doubt))
+    }
+}
+
+/// The worker from whose stream the event comes.
+fn sender(event: &Event) -> Option<WorkerId> {
+    match event {
+        Event::WorkerJoined { worker, .. }
+        | Event::Heartbeat { worker }
+        | Event::WorkerDraining { worker }
+        | Event::TaskFinished { worker, .. }
+        | Event::TaskFailed { worker, .. } => Some(*worker),
+        Event::RunSubmitted { .. }
+        | Event::RunCancelled { .. }
+        | Event::WorkerClosed { .. }
+        | Event::ResultFetched { .. }
+        | Event::ResultFetchFailed { .. }
+        | Event::Tick => None,
+    }
+}
+
+impl BadTask {
+    fn is_fatal(self) -> bool {
+        !matches!(self, BadTask::FailsTimes(_))
+    }
+}

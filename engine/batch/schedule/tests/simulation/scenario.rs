@@ -1,0 +1,225 @@
+//! What a seed stands for: the queries, the workers, the faults, and which end each run must come to.
+
+use std::collections::BTreeMap;
+
+use trireme_batch_schedule::{RunId, RunPlan, StageId, StageSpec};
+
+use crate::dice::{Dice, mix};
+
+/// (run, position of the stage, partition)
+pub(crate) type Key = (RunId, usize, u32);
+
+pub(crate) struct Scenario {
+    pub(crate) flavour: Flavour,
+    pub(crate) queries: BTreeMap<RunId, Query>,
+    /// Slots of the workers that are there at the start.
+    pub(crate) workers: Vec<u32>,
+    /// When which fault strikes, in ms.
+    pub(crate) faults: Vec<(u64, Fault)>,
+    pub(crate) bad_tasks: BTreeMap<Key, BadTask>,
+    /// No fault after this time, in ms; then two fresh workers join.
+    pub(crate) calm_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// Machines fail, the queries are good: every run must succeed. At most two deaths, so that nobody can be blamed.
+    Machines,
+    /// Deaths without number: a run may also end in blame, if the blamed task really was on board, alone in the end.
+    Storm,
+    /// Some tasks fail and then do not: every run must succeed.
+    Flaky,
+    /// One task always fails: its run must fail, naming it, and no other.
+    Doomed,
+    /// One task kills its worker: its run must fail, blaming it, and no other.
+    Poison,
+}
+
+pub(crate) struct Query {
+    pub(crate) submit_ms: u64,
+    pub(crate) cancel_ms: Option<u64>,
+    pub(crate) stages: Vec<StageSpec>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// SIGKILL. Noticed: the stream breaks. Otherwise the node is gone and there is only silence.
+    Kill {
+        noticed: bool,
+    },
+    /// SIGSTOP, and SIGCONT after so long.
+    Stop {
+        ms: u64,
+    },
+    /// The worker is told to leave; the shell closes it after so long.
+    Drain {
+        deadline_ms: u64,
+    },
+    Join {
+        slots: u32,
+    },
+    /// The driver itself is stopped for so long; its mail waits.
+    DriverStop {
+        ms: u64,
+    },
+    /// A worker loses one output that it holds, and lives.
+    LoseOutput,
+    /// Nobody can read from this worker for so long, though it talks to the driver.
+    Unreachable {
+        ms: u64,
+    },
+    /// Nobody can read from this worker any more, though it talks to the driver.
+    DataPortDies,
+    /// The next task that starts on some worker finds its disk full.
+    DiskFull,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadTask {
+    FailsTimes(u32),
+    FailsAlways { retryable: bool },
+    KillsWorker,
+}
+
+impl Scenario {
+    pub(crate) fn new(seed: u64) -> Scenario {
+        let mut dice = Dice::new(seed);
+        let flavour = match seed % 8 {
+            0 => Flavour::Poison,
+            1 => Flavour::Doomed,
+            2 => Flavour::Flaky,
+            3 => Flavour::Storm,
+            _ => Flavour::Machines,
+        };
+        let calm_ms = dice.between(5_000, 40_000);
+        let queries: BTreeMap<RunId, Query> = (1..=dice.between(1, 3))
+            .map(|run| (RunId(run), query(&mut dice, flavour, calm_ms)))
+            .collect();
+        let workers = (0..dice.between(1, 4)).map(|_| dice.between(1, 4) as u32).collect();
+        let faults = faults(&mut dice, flavour, calm_ms);
+        let bad_tasks = bad_tasks(&mut dice, flavour, &queries);
+        Scenario {
+            flavour,
+            queries,
+            workers,
+            faults,
+            bad_tasks,
+            calm_ms,
+        }
+    }
+
+    /// The values of the result's partitions when nothing disturbs the run.
+    pub(crate) fn answer(&self, run: RunId) -> Vec<u64> {
+        let stages = &self.queries[&run].stages;
+        let mut outputs: Vec<Vec<u64>> = Vec::new();
+        for (position, stage) in stages.iter().enumerate() {
+            let values = (0..stage.partitions).map(|partition| {
+                let read = stage
+                    .inputs
+                    .iter()
+                    .flat_map(|input| outputs[input.0 as usize].iter().copied());
+                compute((run, position, partition), read)
+            });
+            outputs.push(values.collect());
+        }
+        outputs.pop().unwrap_or_default()
+    }
+}
+
+/// What a toy task computes from the values of all tasks it reads, in order.
+pub(crate) fn compute((run, stage, partition): Key, read: impl Iterator<Item = u64>) -> u64 {
+    let name = mix(mix(run.0, stage as u64), u64::from(partition));
+    read.fold(name, |value, input| mix(value, mix(input, u64::from(partition))))
+}
+
+fn query(dice: &mut Dice, flavour: Flavour, calm_ms: u64) -> Query {
+    let count = dice.between(1, 5) as u32;
+    let mut stages: Vec<StageSpec> = Vec::new();
+    for id in 0..count {
+        // The stage before is always read, which makes every stage but the last read by a later one.
+        let inputs = (0..id)
+            .filter(|input| *input + 1 == id || dice.percent(25))
+            .map(StageId)
+            .collect();
+        let (partitions, output_partitions) = (dice.between(1, 6) as u32, dice.between(1, 6) as u32);
+        stages.push(StageSpec {
+            id: StageId(id),
+            partitions,
+            inputs,
+            output_partitions,
+        });
+    }
+    RunPlan::new(stages.clone()).expect("a chain with shortcuts is a plan");
+    let cancelled = matches!(flavour, Flavour::Machines | Flavour::Storm) && dice.percent(10);
+    let submit_ms = dice.between(0, calm_ms / 2);
+    Query {
+        submit_ms,
+        cancel_ms: cancelled.then(|| dice.between(submit_ms, calm_ms)),
+        stages,
+    }
+}
+
+fn faults(dice: &mut Dice, flavour: Flavour, calm_ms: u64) -> Vec<(u64, Fault)> {
+    let mut kills_left = match flavour {
+        Flavour::Machines | Flavour::Flaky | Flavour::Doomed => 2,
+        Flavour::Storm => 40,
+        Flavour::Poison => 0,
+    };
+    let mut faults = Vec::new();
+    for _ in 0..dice.between(0, if flavour == Flavour::Storm { 24 } else { 10 }) {
+        let fault = match dice.between(0, 9) {
+            0..=2 if kills_left > 0 => {
+                kills_left -= 1;
+                Fault::Kill {
+                    noticed: dice.percent(80),
+                }
+            }
+            3 | 4 => Fault::Stop {
+                ms: dice.between(100, 30_000),
+            },
+            5 => Fault::Drain {
+                deadline_ms: dice.between(500, 20_000),
+            },
+            6 => Fault::LoseOutput,
+            7 if dice.percent(30) => Fault::DataPortDies,
+            7 => Fault::Unreachable {
+                ms: dice.between(500, 6_000),
+            },
+            8 if dice.percent(30) => Fault::DriverStop {
+                ms: dice.between(1_000, 40_000),
+            },
+            8 => Fault::DiskFull,
+            _ => Fault::Join {
+                slots: dice.between(1, 4) as u32,
+            },
+        };
+        faults.push((dice.between(0, calm_ms), fault));
+    }
+    faults
+}
+
+fn bad_tasks(dice: &mut Dice, flavour: Flavour, queries: &BTreeMap<RunId, Query>) -> BTreeMap<Key, BadTask> {
+    let keys = queries.iter().flat_map(|(run, query)| {
+        let of_stage = |(position, stage): (usize, &StageSpec)| {
+            (0..stage.partitions)
+                .map(|partition| (*run, position, partition))
+                .collect::<Vec<Key>>()
+        };
+        query.stages.iter().enumerate().flat_map(of_stage).collect::<Vec<Key>>()
+    });
+    let keys: Vec<Key> = keys.collect();
+    let any = |dice: &mut Dice| dice.pick(&keys).expect("every query has a task");
+    match flavour {
+        Flavour::Machines | Flavour::Storm => BTreeMap::new(),
+        Flavour::Flaky => (0..dice.between(1, 5))
+            .map(|_| (any(dice), BadTask::FailsTimes(dice.between(1, 3) as u32)))
+            .collect(),
+        Flavour::Doomed => BTreeMap::from([(
+            any(dice),
+            BadTask::FailsAlways {
+                retryable: dice.percent(60),
+            },
+        )]),
+        Flavour::Poison => BTreeMap::from([(any(dice), BadTask::KillsWorker)]),
+    }
+}

@@ -1,0 +1,192 @@
+//! The driver's side: an engine whose plans run on workers.
+//!
+//! [`ClusterEngine`] is the handle that statements are run with. All state is owned by one task, [`shell`]; it feeds the
+//! pure scheduler with what happens and carries out what the scheduler decides.
+
+mod fetch;
+mod rows;
+mod shell;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use trireme_batch_schedule::RunId;
+use trireme_core::tls::TlsFiles;
+use trireme_exchange::control::ControlEvent;
+use trireme_spec::limits::Limits;
+use trireme_spec::report::{StageReport, WorkerReport};
+
+use super::codec::PlanCodec;
+use super::settings::{changed_settings, planning};
+use super::stages::{PlannedStage, StageLimits, plan_stages};
+use crate::engine::{BatchEngine, PlanCounters, PlanProgress, RunningPlan};
+use fetch::Fetcher;
+use shell::{Command, Shell, Submission};
+
+/// Commands on their way to the shell: each is a submission, an answer or a cancellation, so few wait at a time.
+const COMMANDS_WAITING_MAX: usize = 256;
+
+/// Tasks of one query. Beyond it the driver's tables and messages grow faster than the work.
+const TASKS_MAX: u64 = 100_000;
+
+/// What a cluster's driver is told at its start.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// Names runs in paths on workers: `[a-z0-9-]` only.
+    pub job: String,
+    /// This driver's generation: part of every run's name, so that two drivers never share a path.
+    pub generation: u64,
+    /// Tasks that all workers together run at a time, once all are there.
+    pub slots: usize,
+    pub tls: TlsFiles,
+    /// Where results that do not fit in memory wait to be read.
+    pub scratch: std::path::PathBuf,
+    pub limits: Limits,
+    /// From `spec.retries`.
+    pub application_attempts: u32,
+    pub infrastructure_losses: u32,
+}
+
+/// Runs plans as stages on workers.
+pub struct ClusterEngine {
+    options: ClusterOptions,
+    codec: PlanCodec,
+    commands: mpsc::Sender<Command>,
+    workers: Arc<Mutex<Vec<WorkerReport>>>,
+    runs: AtomicU64,
+    fetcher: Arc<Fetcher>,
+}
+
+impl ClusterEngine {
+    /// Starts the shell, which lives until the engine is dropped. `events` come from the control port.
+    ///
+    /// # Errors
+    /// Settings that contradict each other.
+    pub fn start(options: ClusterOptions, events: mpsc::Receiver<ControlEvent>) -> Result<Self> {
+        let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
+        let workers = Arc::new(Mutex::new(Vec::new()));
+        let fetcher = Arc::new(Fetcher::new(options.tls.clone(), options.scratch.clone())?);
+        let shell = Shell::new(
+            &options,
+            Arc::clone(&workers),
+            commands.downgrade(),
+            Arc::clone(&fetcher),
+        );
+        tokio::spawn(shell.run(events, waiting));
+        Ok(Self {
+            options,
+            codec: PlanCodec::default(),
+            commands,
+            workers,
+            runs: AtomicU64::new(1),
+            fetcher,
+        })
+    }
+
+    /// The stages that `plan` is cut into, for people.
+    ///
+    /// # Errors
+    /// As [`BatchEngine::submit`].
+    pub fn explain(plan: Arc<dyn ExecutionPlan>, config: &SessionConfig) -> Result<Vec<PlannedStage>> {
+        let limits = StageLimits {
+            tasks_max: TASKS_MAX,
+            plan_bytes_max: u64::MAX,
+        };
+        plan_stages("explain", plan, config.options(), &PlanCodec::default(), limits)
+    }
+}
+
+/// Planning settings for a cluster of `slots` tasks at a time.
+pub fn cluster_settings(config: SessionConfig, slots: usize) -> SessionConfig {
+    planning(config, slots)
+}
+
+#[async_trait]
+impl BatchEngine for ClusterEngine {
+    fn configure(&self, config: SessionConfig) -> SessionConfig {
+        planning(config, self.options.slots)
+    }
+
+    async fn submit(&self, plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<RunningPlan> {
+        let run = RunId(self.runs.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}-g{}-r{run}", self.options.job, self.options.generation);
+        let (schema, config) = (plan.schema(), context.session_config());
+        let limits = StageLimits {
+            tasks_max: TASKS_MAX,
+            plan_bytes_max: self.options.limits.plan_bytes_max.get(),
+        };
+        let stages = plan_stages(&name, plan, config.options(), &self.codec, limits)?;
+        let progress = Arc::new(RunFacts::new(&stages));
+        let partitions = stages.last().map_or(0, |stage| stage.tasks);
+        let (results, arriving) = mpsc::channel(partitions.max(1) as usize + 1);
+        let submission = Submission {
+            run,
+            name,
+            stages,
+            settings: changed_settings(config),
+            results,
+            facts: Arc::clone(&progress),
+        };
+        self.send(Command::Submit(submission)).await?;
+        let rows = rows::in_order(schema, arriving, rows::CancelOnDrop::new(run, self.commands.clone()));
+        Ok(RunningPlan { rows, progress })
+    }
+
+    fn workers(&self) -> Vec<WorkerReport> {
+        self.workers.lock().clone()
+    }
+}
+
+impl ClusterEngine {
+    async fn send(&self, command: Command) -> Result<()> {
+        let stopped = |_| DataFusionError::Internal("the driver's shell has stopped".to_owned());
+        self.commands.send(command).await.map_err(stopped)
+    }
+
+    /// Bytes that this driver fetched from workers' data ports.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetcher.fetched_bytes()
+    }
+}
+
+/// What is known of a run; written by the shell, read by whoever reports.
+#[derive(Debug)]
+pub struct RunFacts {
+    state: Mutex<(Vec<StageReport>, PlanCounters)>,
+}
+
+impl RunFacts {
+    fn new(stages: &[PlannedStage]) -> Self {
+        let report = |stage: &PlannedStage| StageReport {
+            id: trireme_spec::ids::StageId(stage.id),
+            tasks: trireme_spec::report::TaskCounts {
+                total: stage.tasks,
+                ..Default::default()
+            },
+        };
+        Self {
+            state: Mutex::new((stages.iter().map(report).collect(), PlanCounters::default())),
+        }
+    }
+
+    fn set(&self, stages: Vec<StageReport>, counters: PlanCounters) {
+        *self.state.lock() = (stages, counters);
+    }
+}
+
+impl PlanProgress for RunFacts {
+    fn stages(&self) -> Vec<StageReport> {
+        self.state.lock().0.clone()
+    }
+
+    fn counters(&self) -> PlanCounters {
+        self.state.lock().1
+    }
+}

@@ -1,0 +1,653 @@
+//! The one task that owns the scheduler: what happens goes in as events, what is decided comes out as effects.
+//!
+//! It decides nothing itself. It numbers workers, keeps the way to each, remembers what tasks reported, and turns effects
+//! into messages, fetches and arrivals. Nothing in it waits but the loop at its top.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::common::DataFusionError;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::mpsc;
+use trireme_batch_schedule::{
+    CloseCause, Effect, Event, Failure, Limits, LossReason, Millis, PartitionSize, RunError, RunId, RunPlan, Schedule,
+    StageId, StageOutputs, StageSpec, TaskId, WorkerId,
+};
+use trireme_exchange::control::{self, ConnectionId, ControlEvent, WorkerLink};
+use trireme_exchange::wire::driver_message::Body as ToWorker;
+use trireme_exchange::wire::worker_message::Body as FromWorker;
+use trireme_exchange::wire::{
+    CancelTask, FailureKind, Heartbeat, Hello, Launch, Plan, ReleaseRun, Shutdown, TaskFailed, TaskFinished, Welcome,
+};
+use trireme_spec::ids;
+use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::report::{StageReport, TaskCounts, WorkerReport, WorkerState};
+
+use super::super::stages::PlannedStage;
+use super::super::task::{MapOutput, StageInput, StageOrder, TaskOrder, TaskReport};
+use super::fetch::{Fetcher, Spool};
+use super::rows::Arrival;
+use super::{ClusterOptions, RunFacts};
+use crate::engine::PlanCounters;
+use crate::problems::told;
+
+/// The scheduler asks to be told the time at least every quarter of the silence after which a worker is lost.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Workers that left are reported this long in number, so that a report says what became of them.
+const WORKERS_GONE_MAX: usize = 32;
+
+/// What the shell is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    Submit(Submission),
+    Cancel {
+        run: RunId,
+    },
+    Fetched {
+        run: RunId,
+        partition: u32,
+        task: TaskId,
+        outcome: Result<Spool, DataFusionError>,
+    },
+}
+
+/// A run to be started.
+#[derive(Debug)]
+pub struct Submission {
+    pub run: RunId,
+    /// Names it in paths on workers.
+    pub name: String,
+    pub stages: Vec<PlannedStage>,
+    pub settings: BTreeMap<String, String>,
+    pub results: mpsc::Sender<Arrival>,
+    pub facts: Arc<RunFacts>,
+}
+
+/// Owns the scheduler and the way to each worker.
+pub struct Shell {
+    schedule: Schedule,
+    started: Instant,
+    generation: u64,
+    heartbeat_ms: u64,
+    workers: BTreeMap<WorkerId, Worker>,
+    connections: HashMap<ConnectionId, WorkerId>,
+    gone: Vec<WorkerReport>,
+    next_worker: u64,
+    runs: HashMap<RunId, Run>,
+    report: Arc<Mutex<Vec<WorkerReport>>>,
+    commands: mpsc::WeakSender<Command>,
+    fetcher: Arc<Fetcher>,
+}
+
+struct Worker {
+    link: WorkerLink,
+    name: String,
+    host: String,
+    port: u32,
+    slots: u32,
+    draining: bool,
+    running: HashMap<TaskId, RunId>,
+    /// Stages whose plan it has.
+    plans: HashSet<(RunId, StageId)>,
+    shuffle_bytes: u64,
+}
+
+struct Run {
+    name: String,
+    stages: BTreeMap<StageId, PlannedStage>,
+    settings: BTreeMap<String, String>,
+    results: mpsc::Sender<Arrival>,
+    facts: Arc<RunFacts>,
+    reports: HashMap<TaskId, TaskReport>,
+    counters: PlanCounters,
+}
+
+impl Shell {
+    /// A shell without workers and runs. `commands` leads to itself: fetches answer through it.
+    pub fn new(
+        options: &ClusterOptions,
+        report: Arc<Mutex<Vec<WorkerReport>>>,
+        commands: mpsc::WeakSender<Command>,
+        fetcher: Arc<Fetcher>,
+    ) -> Self {
+        let limits = &options.limits;
+        let schedule = Schedule::new(Limits {
+            silence_ms: limits.worker_silence_max.as_millis(),
+            application_attempts: options.application_attempts,
+            infrastructure_losses: options.infrastructure_losses,
+            poison_deaths: limits.poison_worker_deaths_max,
+            no_workers_ms: limits.executor_wait_max.as_millis(),
+        });
+        Self {
+            schedule,
+            started: Instant::now(),
+            generation: options.generation,
+            heartbeat_ms: limits.heartbeat_interval.as_millis(),
+            workers: BTreeMap::new(),
+            connections: HashMap::new(),
+            gone: Vec::new(),
+            next_worker: 1,
+            runs: HashMap::new(),
+            report,
+            commands,
+            fetcher,
+        }
+    }
+
+    /// Runs until nobody can give commands any more; then sends the workers home.
+    pub async fn run(mut self, mut events: mpsc::Receiver<ControlEvent>, mut commands: mpsc::Receiver<Command>) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                Some(event) = events.recv() => self.on_control(event),
+                _ = ticks.tick() => self.step(Event::Tick),
+            }
+            self.publish();
+        }
+        for worker in self.workers.values() {
+            let goodbye = Shutdown {
+                reason: "the job has ended".to_owned(),
+            };
+            // A worker that is gone needs no goodbye.
+            drop(worker.link.send(ToWorker::Shutdown(goodbye)));
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => self.submit(submission),
+            Command::Cancel { run } => self.step(Event::RunCancelled { run }),
+            Command::Fetched {
+                run,
+                partition,
+                task,
+                outcome,
+            } => self.fetched(run, partition, task, outcome),
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission {
+            run,
+            name,
+            stages,
+            settings,
+            results,
+            facts,
+        } = submission;
+        let specs = stages.iter().map(|stage| StageSpec {
+            id: StageId(stage.id),
+            partitions: stage.tasks,
+            inputs: stage.inputs.iter().map(|&input| StageId(input)).collect(),
+            output_partitions: stage.output_partitions,
+        });
+        match RunPlan::new(specs.collect()) {
+            Ok(plan) => {
+                let stages = stages.into_iter().map(|stage| (StageId(stage.id), stage)).collect();
+                let (reports, counters) = (HashMap::new(), PlanCounters::default());
+                self.runs.insert(
+                    run,
+                    Run {
+                        name,
+                        stages,
+                        settings,
+                        results,
+                        facts,
+                        reports,
+                        counters,
+                    },
+                );
+                self.step(Event::RunSubmitted { run, plan });
+            }
+            Err(error) => {
+                let problem = Problem::new(ErrorCode::Internal, format!("the planner made no plan: {error}"));
+                // The queue has room for every partition and an end; this is the first thing in it.
+                drop(results.try_send(Arrival::Failed(told(problem))));
+            }
+        }
+    }
+
+    fn fetched(&mut self, run: RunId, partition: u32, task: TaskId, outcome: Result<Spool, DataFusionError>) {
+        match outcome {
+            Ok(spool) => {
+                let Some(state) = self.runs.get(&run) else { return };
+                // Room for every partition was made when the run was submitted, and each is fetched once.
+                drop(state.results.try_send(Arrival::Partition { partition, spool }));
+                self.step(Event::ResultFetched { run, partition });
+            }
+            Err(error) => {
+                tracing::warn!(%run, partition, %task, %error, "a part of the result could not be fetched");
+                self.step(Event::ResultFetchFailed { run, partition, task });
+            }
+        }
+    }
+
+    fn on_control(&mut self, event: ControlEvent) {
+        match event {
+            ControlEvent::Attached {
+                connection,
+                hello,
+                peer,
+                link,
+            } => {
+                self.attach(connection, hello, peer.instance(), link);
+            }
+            ControlEvent::Message { connection, message } => {
+                if let Some(&worker) = self.connections.get(&connection) {
+                    self.on_message(worker, message);
+                }
+            }
+            ControlEvent::Closed { connection, cause } => {
+                if let Some(worker) = self.connections.remove(&connection) {
+                    self.closed(worker, &cause);
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self, connection: ConnectionId, hello: Hello, instance: &str, link: WorkerLink) {
+        let Some((host, port)) = hello
+            .data_address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse::<u16>().ok()?)))
+        else {
+            link.close(format!("{:?} is no address of the form host:port", hello.data_address));
+            return;
+        };
+        let worker = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        let welcome = Welcome {
+            worker_id: worker.0,
+            generation: self.generation,
+            heartbeat_ms: self.heartbeat_ms,
+            session: Vec::new().into(),
+        };
+        if link.send(ToWorker::Welcome(welcome)).is_err() {
+            return;
+        }
+        tracing::info!(%worker, name = %hello.worker_name, instance, pid = hello.pid, slots = hello.slots, "worker joined");
+        self.connections.insert(connection, worker);
+        let slots = hello.slots.max(1);
+        self.workers.insert(
+            worker,
+            Worker {
+                link,
+                name: hello.worker_name,
+                host,
+                port: u32::from(port),
+                slots,
+                draining: false,
+                running: HashMap::new(),
+                plans: HashSet::new(),
+                shuffle_bytes: 0,
+            },
+        );
+        self.step(Event::WorkerJoined { worker, slots });
+    }
+
+    fn on_message(&mut self, worker: WorkerId, message: FromWorker) {
+        match message {
+            FromWorker::Hello(_) => {}
+            FromWorker::Heartbeat(Heartbeat { shuffle_bytes_sent, .. }) => {
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.shuffle_bytes = shuffle_bytes_sent;
+                }
+                self.step(Event::Heartbeat { worker });
+            }
+            FromWorker::TaskFinished(TaskFinished { task, output }) => self.finished(worker, TaskId(task), &output),
+            FromWorker::TaskFailed(failed) => self.failed(worker, failed),
+            FromWorker::Draining(draining) => {
+                tracing::info!(%worker, reason = %draining.reason, "worker drains");
+                if let Some(worker) = self.workers.get_mut(&worker) {
+                    worker.draining = true;
+                }
+                self.step(Event::WorkerDraining { worker });
+            }
+        }
+    }
+
+    fn finished(&mut self, worker: WorkerId, task: TaskId, output: &[u8]) {
+        let report = match TaskReport::decode(output) {
+            Ok(report) => report,
+            Err(error) => {
+                let message = format!("the worker's report cannot be read: {error}");
+                let failure = Failure::Infrastructure { message };
+                return self.step(Event::TaskFailed { worker, task, failure });
+            }
+        };
+        let sizes = report.partitions.iter().map(|written| PartitionSize {
+            partition: written.partition,
+            rows: written.rows,
+            bytes: written.bytes,
+        });
+        let output = sizes.collect();
+        self.remember(worker, task, report);
+        self.step(Event::TaskFinished { worker, task, output });
+    }
+
+    /// Keeps what a task reported, for the tasks that will read its output.
+    fn remember(&mut self, worker: WorkerId, task: TaskId, report: TaskReport) {
+        // A task that is not running here any more was counted when it was.
+        let run = self
+            .workers
+            .get_mut(&worker)
+            .and_then(|worker| worker.running.remove(&task));
+        if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
+            run.counters.rows_read += report.rows_read;
+            run.counters.spilled_bytes += report.spilled_bytes;
+            run.reports.insert(task, report);
+        }
+    }
+
+    fn failed(&mut self, worker: WorkerId, failed: TaskFailed) {
+        let TaskFailed {
+            task,
+            message,
+            from_worker,
+            lost_task,
+            payload,
+            ..
+        } = &failed;
+        let task = TaskId(*task);
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.running.remove(&task);
+        }
+        let failure = match (failed.kind(), from_worker, lost_task) {
+            (FailureKind::Fetch, Some(from), Some(lost)) => Failure::FetchFailed {
+                from_worker: WorkerId(*from),
+                lost_task: TaskId(*lost),
+            },
+            (FailureKind::Resources | FailureKind::Fetch, _, _) => Failure::Infrastructure {
+                message: message.clone(),
+            },
+            (FailureKind::Cancelled, _, _) => Failure::Cancelled,
+            (kind, _, _) => {
+                let problem = std::str::from_utf8(payload).unwrap_or_default();
+                let message = if problem.is_empty() {
+                    message.clone()
+                } else {
+                    problem.to_owned()
+                };
+                Failure::Application {
+                    message,
+                    retryable: kind == FailureKind::External,
+                }
+            }
+        };
+        tracing::info!(%worker, %task, ?failure, "task failed");
+        self.step(Event::TaskFailed { worker, task, failure });
+    }
+
+    fn closed(&mut self, worker: WorkerId, cause: &control::CloseCause) {
+        tracing::info!(%worker, %cause, "a worker's control stream ended");
+        let detail = match self.workers.get(&worker) {
+            Some(gone) => format!("{} ({cause})", gone.name),
+            None => cause.to_string(),
+        };
+        self.step(Event::WorkerClosed {
+            worker,
+            cause: CloseCause::Died { detail },
+        });
+        self.forget(worker, WorkerState::Lost);
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let mut effects = Vec::new();
+        self.schedule.step(now, event, &mut effects);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch {
+                worker,
+                run,
+                stage,
+                partition,
+                task,
+                inputs,
+            } => {
+                self.launch(worker, run, stage, partition, task, &inputs);
+            }
+            Effect::CancelTask { worker, task } => self.tell(worker, ToWorker::CancelTask(CancelTask { task: task.0 })),
+            Effect::Fence { worker, reason } => {
+                tracing::warn!(%worker, %reason, "worker declared lost");
+                if let Some(worker) = self.workers.get(&worker) {
+                    worker.link.close(format!("declared lost: {reason}"));
+                }
+                let state = if reason == LossReason::Released {
+                    WorkerState::Left
+                } else {
+                    WorkerState::Lost
+                };
+                self.forget(worker, state);
+            }
+            Effect::ReadyToFetch {
+                run,
+                partition,
+                worker,
+                task,
+            } => self.fetch(run, partition, worker, task),
+            Effect::ReleaseRun { run } => self.release(run),
+            Effect::ReleaseWorker { worker } => {
+                tracing::info!(%worker, "worker released");
+                self.tell(
+                    worker,
+                    ToWorker::Shutdown(Shutdown {
+                        reason: "drained".to_owned(),
+                    }),
+                );
+                self.forget(worker, WorkerState::Left);
+            }
+            Effect::RunSucceeded { run } => self.end(run, Arrival::End),
+            Effect::RunFailed { run, error } => self.end(run, Arrival::Failed(told(run_problem(&error)))),
+        }
+    }
+
+    fn launch(
+        &mut self,
+        worker: WorkerId,
+        run: RunId,
+        stage: StageId,
+        partition: u32,
+        task: TaskId,
+        inputs: &[Arc<StageOutputs>],
+    ) {
+        let Some(state) = self.runs.get(&run) else { return };
+        let order = TaskOrder {
+            run: state.name.clone(),
+            stage: stage.0,
+            partition,
+            task: task.0,
+            inputs: inputs.iter().map(|input| self.stage_input(state, input)).collect(),
+        };
+        let plan = state.stages.get(&stage).map(|planned| StageOrder {
+            plan: planned.plan.clone(),
+            settings: state.settings.clone(),
+        });
+        let plan_key = run.0 << 32 | u64::from(stage.0);
+        let Some(target) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        tracing::debug!(%worker, %run, %stage, partition, %task, "launch");
+        if target.plans.insert((run, stage))
+            && let Some(plan) = plan
+        {
+            let payload = plan.encode_to_vec().into();
+            let plan = ToWorker::Plan(Plan {
+                plan_key,
+                run: run.0,
+                stage: stage.0,
+                payload,
+            });
+            // A worker that cannot be sent to is being closed, which arrives as an event.
+            drop(target.link.send(plan));
+        }
+        target.running.insert(task, run);
+        let payload = order.encode_to_vec().into();
+        let launch = Launch {
+            task: task.0,
+            run: run.0,
+            stage: stage.0,
+            partition,
+            payload,
+            plan_key,
+        };
+        drop(target.link.send(ToWorker::Launch(launch)));
+    }
+
+    fn stage_input(&self, run: &Run, input: &StageOutputs) -> StageInput {
+        let outputs = input
+            .outputs
+            .iter()
+            .filter_map(|output| self.map_output(run, output.worker, output.task));
+        StageInput {
+            stage: input.stage.0,
+            outputs: outputs.collect(),
+        }
+    }
+
+    /// Where a finished task's output can be read.
+    fn map_output(&self, run: &Run, worker: WorkerId, task: TaskId) -> Option<MapOutput> {
+        let (holder, report) = (self.workers.get(&worker)?, run.reports.get(&task)?);
+        Some(MapOutput {
+            worker: worker.0,
+            host: holder.host.clone(),
+            port: holder.port,
+            task: task.0,
+            partitions: report.partitions.clone(),
+        })
+    }
+
+    fn fetch(&mut self, run: RunId, partition: u32, worker: WorkerId, task: TaskId) {
+        let Some(state) = self.runs.get(&run) else { return };
+        let output = self.map_output(state, worker, task);
+        let (name, stage) = (
+            state.name.clone(),
+            state.stages.keys().next_back().map_or(0, |stage| stage.0),
+        );
+        let (fetcher, commands) = (Arc::clone(&self.fetcher), self.commands.clone());
+        tokio::spawn(async move {
+            let outcome = match output {
+                Some(output) => fetcher.fetch(&name, stage, &output).await,
+                None => Err(DataFusionError::Execution("the worker is gone".to_owned())),
+            };
+            if let Some(commands) = commands.upgrade() {
+                // Without a shell there is nobody to answer to.
+                drop(
+                    commands
+                        .send(Command::Fetched {
+                            run,
+                            partition,
+                            task,
+                            outcome,
+                        })
+                        .await,
+                );
+            }
+        });
+    }
+
+    fn release(&mut self, run: RunId) {
+        for worker in self.workers.values_mut() {
+            worker.plans.retain(|(planned, _)| *planned != run);
+            drop(worker.link.send(ToWorker::ReleaseRun(ReleaseRun { run: run.0 })));
+        }
+    }
+
+    fn end(&mut self, run: RunId, arrival: Arrival) {
+        if let Some(state) = self.runs.remove(&run) {
+            drop(state.results.try_send(arrival));
+        }
+    }
+
+    fn tell(&self, worker: WorkerId, message: ToWorker) {
+        if let Some(worker) = self.workers.get(&worker) {
+            drop(worker.link.send(message));
+        }
+    }
+
+    fn forget(&mut self, id: WorkerId, state: WorkerState) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.connections.remove(&worker.link.connection());
+        if self.gone.len() == WORKERS_GONE_MAX {
+            self.gone.remove(0);
+        }
+        self.gone.push(worker.report(id, state));
+    }
+
+    /// Writes down how far everything is, for whoever reports.
+    fn publish(&self) {
+        let present = self.workers.iter().map(|(id, worker)| {
+            let state = if worker.draining {
+                WorkerState::Draining
+            } else {
+                WorkerState::Active
+            };
+            worker.report(*id, state)
+        });
+        *self.report.lock() = self.gone.iter().cloned().chain(present).collect();
+        let shuffle_bytes = self.workers.values().map(|worker| worker.shuffle_bytes).sum();
+        for (id, run) in &self.runs {
+            let Some(progress) = self.schedule.progress(*id) else {
+                continue;
+            };
+            let stages = progress.stages.iter().map(|stage| StageReport {
+                id: ids::StageId(stage.stage.0),
+                tasks: TaskCounts {
+                    total: stage.total,
+                    running: stage.running,
+                    done: stage.done,
+                    failed: stage.reruns,
+                },
+            });
+            let tasks_rerun = u64::from(progress.reruns());
+            run.facts.set(
+                stages.collect(),
+                PlanCounters {
+                    tasks_rerun,
+                    shuffle_bytes,
+                    ..run.counters
+                },
+            );
+        }
+    }
+}
+
+impl Worker {
+    fn report(&self, id: WorkerId, state: WorkerState) -> WorkerReport {
+        WorkerReport {
+            id: ids::WorkerId::new(format!("{}/{id}", self.name)),
+            state,
+            slots: self.slots,
+            running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// What the end of a run means for the person who wrote the job.
+fn run_problem(error: &RunError) -> Problem {
+    match error {
+        RunError::Application { message, .. } => match serde_json::from_str::<Problem>(message) {
+            Ok(problem) => problem,
+            Err(_) => Problem::new(ErrorCode::SqlExecution, error.to_string()),
+        },
+        RunError::Poison { .. } => Problem::new(ErrorCode::LimitPoisonTask, error.to_string())
+            .remedy("look at the rows of that partition, or give the executors more memory"),
+        RunError::InfrastructureBudget { .. } => Problem::new(ErrorCode::LimitRetries, error.to_string())
+            .remedy("look at why executors are lost; spec.retries.infrastructure says how often is too often"),
+        RunError::NoWorkers { .. } => Problem::new(ErrorCode::LimitNoExecutors, error.to_string())
+            .remedy("look at why no executor starts: quota, image, or nodes"),
+        RunError::Cancelled => Problem::new(ErrorCode::Cancelled, "the query was cancelled"),
+    }
+}

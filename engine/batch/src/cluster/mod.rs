@@ -1,0 +1,20 @@
+//! A job on a driver and workers: plans cut into stages, stages into tasks, tasks given to workers over their control
+//! streams, shuffles between workers over Arrow Flight.
+
+mod clients;
+mod codec;
+mod data_port;
+mod driver;
+mod guard;
+mod metadata;
+mod restrict;
+mod settings;
+mod stages;
+mod task;
+mod worker;
+
+pub use data_port::DataPort;
+pub use driver::{ClusterEngine, ClusterOptions, cluster_settings};
+pub use guard::CANCELLED;
+pub use stages::PlannedStage;
+pub use worker::{Ended, Worker, WorkerError};

@@ -1,0 +1,324 @@
+//! One task attempt on a worker: a stage's plan over one partition, its output as shuffle files.
+//!
+//! Output files are named after the attempt, which is unique for the driver's life, so that two attempts never share a file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ballista_core::JobId;
+use ballista_core::client_pool::BallistaClientPool;
+use ballista_core::execution_plans::{
+    ShuffleReaderExec, ShuffleWriterExec, SortShuffleWriterExec, compute_global_output_partition_ids,
+};
+use ballista_core::serde::scheduler::{
+    ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification, PartitionId, PartitionLocation,
+    PartitionStats,
+};
+use ballista_scheduler::planner::remove_unresolved_shuffles;
+use bytes::Bytes;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use tokio_util::sync::CancellationToken;
+use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
+
+use super::codec::PlanCodec;
+use super::guard::{CANCELLED, TaskGuardExec};
+use super::metadata::read_written_partitions;
+use super::restrict::restrict;
+use crate::engine::PlanCounters;
+use crate::local::{add_operator, partition_count};
+use crate::statements::statement_problem;
+
+/// What a worker needs to know of a stage; sent once to each worker, before the first task of the stage.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StageOrder {
+    /// The stage's plan, encoded by [`PlanCodec`].
+    #[prost(bytes = "bytes", tag = "1")]
+    pub plan: Bytes,
+    /// Settings of the session that planned it.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// What a worker needs to know to run one attempt; travels with the launch.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TaskOrder {
+    /// Names the run in shuffle paths; `[a-z0-9-]` only.
+    #[prost(string, tag = "1")]
+    pub run: String,
+    #[prost(uint32, tag = "2")]
+    pub stage: u32,
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    /// The attempt.
+    #[prost(uint64, tag = "4")]
+    pub task: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub inputs: Vec<StageInput>,
+}
+
+/// The outputs of one earlier stage.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StageInput {
+    #[prost(uint32, tag = "1")]
+    pub stage: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub outputs: Vec<MapOutput>,
+}
+
+/// What one finished task of an earlier stage left behind.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MapOutput {
+    /// The worker that holds it.
+    #[prost(uint64, tag = "1")]
+    pub worker: u64,
+    /// Where its data port is.
+    #[prost(string, tag = "2")]
+    pub host: String,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    #[prost(uint64, tag = "4")]
+    pub task: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub partitions: Vec<WrittenPartition>,
+}
+
+/// One partition of a task's output.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct WrittenPartition {
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Written by the sorting writer: all partitions in one file with an index.
+    #[prost(bool, tag = "4")]
+    pub sorted: bool,
+}
+
+/// What a finished attempt reports.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TaskReport {
+    #[prost(message, repeated, tag = "1")]
+    pub partitions: Vec<WrittenPartition>,
+    #[prost(uint64, tag = "2")]
+    pub rows_read: u64,
+    #[prost(uint64, tag = "3")]
+    pub spilled_bytes: u64,
+}
+
+/// What every attempt on a worker shares.
+#[derive(Debug, Clone)]
+pub struct TaskEnvironment {
+    /// Where shuffle files go.
+    pub work_dir: String,
+    pub codec: Arc<PlanCodec>,
+    pub clients: Arc<dyn BallistaClientPool>,
+}
+
+/// Runs one attempt to its end.
+///
+/// # Errors
+/// Whatever the plan fails with, and `Execution("cancelled")` once `cancel` fires.
+pub async fn run_task(
+    order: &TaskOrder,
+    plan: &[u8],
+    context: Arc<TaskContext>,
+    environment: &TaskEnvironment,
+    cancel: CancellationToken,
+) -> Result<TaskReport> {
+    let stage = environment.codec.decode(plan, &context)?;
+    let stage = remove_unresolved_shuffles(stage, &locations(order))
+        .map_err(|error| DataFusionError::External(Box::new(error)))?;
+    let writer = bind_writer(stage, order, environment, cancel)?;
+    let partitions = drive_writer(Arc::clone(&writer), context).await?;
+    let mut counters = PlanCounters::default();
+    add_operator(writer.as_ref(), &mut counters);
+    Ok(TaskReport {
+        partitions,
+        rows_read: counters.rows_read,
+        spilled_bytes: counters.spilled_bytes,
+    })
+}
+
+/// Where each partition of each input stage lies, in the shape that Ballista's reader wants.
+fn locations(order: &TaskOrder) -> HashMap<usize, HashMap<usize, Vec<PartitionLocation>>> {
+    let mut stages = HashMap::new();
+    for input in &order.inputs {
+        let partitions: &mut HashMap<usize, Vec<PartitionLocation>> = stages.entry(input.stage as usize).or_default();
+        for output in &input.outputs {
+            for written in &output.partitions {
+                let location = location(&order.run, input.stage, output, *written);
+                partitions.entry(written.partition as usize).or_default().push(location);
+            }
+        }
+    }
+    stages
+}
+
+/// The reader's address of one partition. The executor's id names worker and attempt, so that a fetch that fails tells
+/// which output could not be read.
+pub fn location(run: &str, stage: u32, output: &MapOutput, written: WrittenPartition) -> PartitionLocation {
+    // A port that does not fit cannot be connected to, which is what port 0 says.
+    let port = u16::try_from(output.port).unwrap_or(0);
+    PartitionLocation {
+        map_partition_id: 0,
+        partition_id: PartitionId::new(&JobId::new(run), stage as usize, written.partition as usize),
+        executor_meta: ExecutorMetadata {
+            id: format!("{}/{}", output.worker, output.task),
+            host: output.host.clone(),
+            port,
+            grpc_port: port,
+            specification: ExecutorSpecification::default(),
+            os_info: ExecutorOperatingSystemSpecification::default(),
+        },
+        partition_stats: PartitionStats::new(Some(written.rows), None, Some(written.bytes)),
+        file_id: Some(output.task),
+        is_sort_shuffle: written.sorted,
+    }
+}
+
+/// The stage's writer over the task's partition only, with this worker's folder and connections.
+fn bind_writer(
+    stage: Arc<dyn ExecutionPlan>,
+    order: &TaskOrder,
+    environment: &TaskEnvironment,
+    cancel: CancellationToken,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let partition = [order.partition as usize];
+    let ids = compute_global_output_partition_ids(&stage, &partition);
+    let Some(child) = stage.children().into_iter().next().cloned() else {
+        return internal_err!("the plan of stage {} does not end in a shuffle writer", order.stage);
+    };
+    let child = bind_readers(restrict(child, &partition)?, environment)?;
+    let child = Arc::new(TaskGuardExec::new(child, cancel));
+    let (run, task) = (JobId::new(order.run.as_str()), order.task as usize);
+    let (number, folder) = (order.stage as usize, environment.work_dir.clone());
+    if let Some(writer) = stage.downcast_ref::<SortShuffleWriterExec>() {
+        let partitioning = writer.shuffle_output_partitioning().clone();
+        let writer = SortShuffleWriterExec::try_new(run, number, child, folder, partitioning, writer.config().clone())?;
+        return Ok(Arc::new(
+            writer.with_task_id(task).with_global_output_partition_ids(ids),
+        ));
+    }
+    if stage.is::<ShuffleWriterExec>() {
+        let writer = ShuffleWriterExec::try_new(run, number, child, folder)?;
+        return Ok(Arc::new(
+            writer.with_task_id(task).with_global_output_partition_ids(ids),
+        ));
+    }
+    internal_err!("the plan of stage {} ends in {}", order.stage, stage.name())
+}
+
+fn bind_readers(plan: Arc<dyn ExecutionPlan>, environment: &TaskEnvironment) -> Result<Arc<dyn ExecutionPlan>> {
+    let bound = plan.transform_up(|node| {
+        Ok(match node.downcast_ref::<ShuffleReaderExec>() {
+            Some(reader) => {
+                let reader = reader.with_work_dir(environment.work_dir.clone());
+                Transformed::yes(Arc::new(reader.with_client_pool(Arc::clone(&environment.clients))))
+            }
+            None => Transformed::no(node),
+        })
+    })?;
+    Ok(bound.data)
+}
+
+/// Pulls all outputs of the writer at once: it hands them out only when every one is awaited.
+async fn drive_writer(writer: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<Vec<WrittenPartition>> {
+    let sorted = writer.is::<SortShuffleWriterExec>();
+    let outputs = (0..partition_count(&writer))
+        .map(|index| writer.execute(index, Arc::clone(&context)))
+        .collect::<Result<Vec<_>>>()?;
+    let written = futures::future::try_join_all(
+        outputs
+            .into_iter()
+            .map(|output| read_written_partitions(output, sorted)),
+    );
+    let mut partitions: Vec<_> = written
+        .await?
+        .into_iter()
+        .flatten()
+        .filter(|written| written.bytes > 0)
+        .collect();
+    partitions.sort_by_key(|written| written.partition);
+    Ok(partitions)
+}
+
+/// Why an attempt failed, in the scheduler's terms.
+#[derive(Debug)]
+pub enum TaskFailure {
+    /// The output of attempt `task` on `worker` could not be read.
+    Fetch { worker: u64, task: u64, message: String },
+    /// This worker's disk or connections; another attempt may succeed.
+    Infrastructure { message: String },
+    /// The attempt was told to stop.
+    Cancelled,
+    /// The query or its data. `problem.retry` says whether another attempt may succeed.
+    Application(Problem),
+}
+
+/// Sorts a failed attempt's error into who is at fault.
+pub fn classify(error: &DataFusionError) -> TaskFailure {
+    let message = error.to_string();
+    if let Some((worker, task)) = unreadable_output(&message) {
+        return TaskFailure::Fetch { worker, task, message };
+    }
+    if message.contains(CANCELLED) {
+        return TaskFailure::Cancelled;
+    }
+    let problem = statement_problem(error);
+    match (problem.code, problem.code.class()) {
+        (ErrorCode::LimitSpill, _) => TaskFailure::Infrastructure { message },
+        // Less may run beside the next attempt.
+        (ErrorCode::LimitMemory, _) | (_, ErrorClass::Network) => TaskFailure::Application(problem.retryable(true)),
+        _ => TaskFailure::Application(problem.retryable(false)),
+    }
+}
+
+/// Reads worker and attempt out of the message of a failed fetch. The error may have been wrapped by any operator above
+/// the reader; its message survives wrapping, its type does not.
+fn unreadable_output(message: &str) -> Option<(u64, u64)> {
+    let (_, rest) = message.split_once("Shuffle fetch partition error from Executor ")?;
+    let (worker, task) = rest.split_once(',')?.0.split_once('/')?;
+    Some((worker.parse().ok()?, task.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ballista_core::error::BallistaError;
+
+    #[test]
+    fn a_failed_fetch_names_worker_and_attempt_however_deep_it_is_wrapped() {
+        let fetch = BallistaError::FetchFailed("7/42".to_owned(), 1, 3, "connection refused".to_owned());
+        let error = fetch
+            .into_datafusion()
+            .context("while sorting")
+            .context("while joining");
+        let shared = DataFusionError::Shared(Arc::new(error));
+        assert!(
+            matches!(
+                classify(&shared),
+                TaskFailure::Fetch {
+                    worker: 7,
+                    task: 42,
+                    ..
+                }
+            ),
+            "{shared}"
+        );
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        let cancelled = DataFusionError::Execution(CANCELLED.to_owned());
+        assert!(matches!(classify(&cancelled), TaskFailure::Cancelled));
+        let query = DataFusionError::Execution("divide by zero".to_owned());
+        assert!(matches!(classify(&query), TaskFailure::Application(problem) if !problem.retry));
+        let memory = DataFusionError::ResourcesExhausted("no memory for the hash table".to_owned());
+        assert!(matches!(classify(&memory), TaskFailure::Application(problem) if problem.retry));
+    }
+}

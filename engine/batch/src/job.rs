@@ -1,0 +1,292 @@
+//! Runs a job: its statements, one after the other, on whatever engine it is given.
+//!
+//! What happens is told as [`JobEvent`]s; who listens decides what to show. Nothing here prints.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
+use trireme_spec::limits::Limits;
+use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::report::StageReport;
+
+use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
+use crate::local::LocalEngine;
+use crate::sink::{self, Begun, Writer, Written};
+use crate::statements::{self, SOURCE, Work, statement_problem};
+use crate::tables;
+
+/// What a job is to do: the parts of a manifest that an engine needs.
+#[derive(Debug, Clone)]
+pub struct JobOrder {
+    pub name: String,
+    pub sql: String,
+    pub parameters: HashMap<String, ScalarValue>,
+    pub tables: Vec<Table>,
+    /// Where the rows of the last query go; `None` keeps a preview of each query.
+    pub result: Option<ResultSink>,
+    pub deadline: Option<Duration>,
+    /// Who writes, for the destinations' logs.
+    pub writer: Writer,
+    /// The folder of tables that are created without a location.
+    pub warehouse: String,
+    /// Rows of a query that are kept for showing; the others are counted.
+    pub preview_rows_max: usize,
+    pub limits: Limits,
+}
+
+/// A manifest's parameter as a value of SQL.
+pub fn parameter_value(value: &ParameterValue) -> ScalarValue {
+    match value {
+        ParameterValue::Bool(value) => ScalarValue::Boolean(Some(*value)),
+        ParameterValue::Integer(value) => ScalarValue::Int64(Some(*value)),
+        ParameterValue::Number(value) => ScalarValue::Float64(Some(*value)),
+        ParameterValue::Text(value) => ScalarValue::Utf8(Some(value.clone())),
+    }
+}
+
+/// What happens to a job, in order.
+#[derive(Debug)]
+pub enum JobEvent {
+    /// Statement `index` (from 0) begins.
+    StatementStarted {
+        index: usize,
+        total: usize,
+        summary: String,
+    },
+    /// How far the running statement is. May be skipped when nobody keeps up.
+    Progress {
+        index: usize,
+        stages: Vec<StageReport>,
+        counters: PlanCounters,
+    },
+    /// The statement is done.
+    StatementFinished { index: usize, outcome: StatementOutcome },
+}
+
+/// How a statement ended well.
+#[derive(Debug)]
+pub struct StatementOutcome {
+    pub elapsed: Duration,
+    pub counters: PlanCounters,
+    pub result: StatementResult,
+}
+
+/// What a statement left behind.
+#[derive(Debug)]
+pub enum StatementResult {
+    /// Rows of a query.
+    Rows(Preview),
+    /// Files.
+    Written(Written),
+    /// A changed session.
+    Session,
+}
+
+/// The first rows of a result and how many there are.
+#[derive(Debug)]
+pub struct Preview {
+    pub schema: SchemaRef,
+    /// At most as many rows as were asked for.
+    pub batches: Vec<RecordBatch>,
+    pub rows_total: u64,
+}
+
+/// How often progress is told. People see no more, and each telling walks the plan.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// A job under way.
+pub struct Job {
+    pub order: JobOrder,
+    pub session: SessionContext,
+    pub engine: Arc<dyn BatchEngine>,
+    pub events: mpsc::Sender<JobEvent>,
+    pub cancel: CancellationToken,
+}
+
+impl Job {
+    /// Runs the job to its end.
+    ///
+    /// # Errors
+    /// The first thing that went wrong. What earlier statements wrote stays.
+    pub async fn run(&self) -> Result<(), Problem> {
+        let work = self.run_statements();
+        let limit = async {
+            match self.order.deadline {
+                Some(deadline) => tokio::time::sleep(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = limit => {
+                let seconds = self.order.deadline.map_or(0, |deadline| deadline.as_secs());
+                Err(Problem::new(ErrorCode::LimitDeadline, format!("the job did not finish within {seconds} s"))
+                    .remedy("raise spec.activeDeadlineSeconds or give the job more executors"))
+            }
+            () = self.cancel.cancelled() => Err(Problem::new(ErrorCode::Cancelled, "the job was cancelled")),
+        }
+    }
+
+    async fn run_statements(&self) -> Result<(), Problem> {
+        let statements = statements::parse(&self.order.sql, self.order.limits.statements_max as usize)?;
+        for table in &self.order.tables {
+            tables::register(&self.session, table).await?;
+        }
+        let total = statements.len();
+        for (index, statement) in statements.into_iter().enumerate() {
+            let summary = statements::summary(&statement);
+            tracing::info!(job = %self.order.name, statement = index + 1, total, sql = %summary, "statement started");
+            self.tell(JobEvent::StatementStarted { index, total, summary }).await;
+            let started = Instant::now();
+            let (result, counters) = self
+                .run_statement(index, index + 1 == total, statement)
+                .await
+                .map_err(|problem| statements::in_statement(problem, index, total))?;
+            let outcome = StatementOutcome {
+                elapsed: started.elapsed(),
+                counters,
+                result,
+            };
+            self.tell(JobEvent::StatementFinished { index, outcome }).await;
+        }
+        Ok(())
+    }
+
+    async fn run_statement(
+        &self,
+        index: usize,
+        last: bool,
+        statement: Statement,
+    ) -> Result<(StatementResult, PlanCounters), Problem> {
+        let plan = statements::plan(&self.session, statement, &self.order.parameters).await?;
+        match (statements::classify(plan)?, &self.order.result) {
+            (Work::Session(plan), _) => {
+                let changed = self.session.execute_logical_plan(plan).await;
+                let frame = changed.map_err(|error| statement_problem(&error))?;
+                frame.collect().await.map_err(|error| statement_problem(&error))?;
+                Ok((StatementResult::Session, PlanCounters::default()))
+            }
+            (Work::Inspection(plan), _) => self.query(index, &LocalEngine, plan).await,
+            (Work::Query(plan), Some(result)) if last => {
+                let destination = sink::Destination::of_result(result);
+                self.write(index, plan, destination).await
+            }
+            (Work::Query(plan), _) => self.query(index, self.engine.as_ref(), plan).await,
+            (Work::Write(plan), _) => {
+                let (input, destination) = sink::destination_of(&self.session, plan, &self.order.warehouse)?;
+                let (result, counters) = self.write(index, input, destination.clone()).await?;
+                sink::register_created(&self.session, &destination).await?;
+                Ok((result, counters))
+            }
+        }
+    }
+
+    async fn query(
+        &self,
+        index: usize,
+        engine: &dyn BatchEngine,
+        plan: LogicalPlan,
+    ) -> Result<(StatementResult, PlanCounters), Problem> {
+        let told = |error| statement_problem(&error);
+        let plan = self.session.state().create_physical_plan(&plan).await.map_err(told)?;
+        let mut running = engine.submit(plan, self.session.task_ctx()).await.map_err(told)?;
+        let mut preview = Preview {
+            schema: running.rows.schema(),
+            batches: Vec::new(),
+            rows_total: 0,
+        };
+        let mut kept = 0;
+        let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                batch = running.rows.next() => match batch {
+                    Some(Ok(batch)) => {
+                        preview.rows_total += batch.num_rows() as u64;
+                        let keep = batch.num_rows().min(self.order.preview_rows_max - kept);
+                        if keep > 0 {
+                            kept += keep;
+                            preview.batches.push(batch.slice(0, keep));
+                        }
+                    }
+                    Some(Err(error)) => return Err(statement_problem(&error)),
+                    None => break,
+                },
+                _ = ticks.tick() => self.tell_progress(index, running.progress.as_ref()),
+            }
+        }
+        Ok((StatementResult::Rows(preview), running.progress.counters()))
+    }
+
+    async fn write(
+        &self,
+        index: usize,
+        input: LogicalPlan,
+        destination: sink::Destination,
+    ) -> Result<(StatementResult, PlanCounters), Problem> {
+        let told = |error| statement_problem(&error);
+        let input = self.session.state().create_physical_plan(&input).await.map_err(told)?;
+        let write = match sink::begin(&self.session, &self.order.writer, index, &destination, input).await? {
+            Begun::Run(write) => write,
+            Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
+        };
+        let mut running = self
+            .engine
+            .submit(write.plan(), self.session.task_ctx())
+            .await
+            .map_err(told)?;
+        let mut receipts = Vec::new();
+        let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                batch = running.rows.next() => match batch {
+                    Some(Ok(batch)) => receipts.push(batch),
+                    Some(Err(error)) => {
+                        write.abandon().await;
+                        return Err(statement_problem(&error));
+                    }
+                    None => break,
+                },
+                _ = ticks.tick() => self.tell_progress(index, running.progress.as_ref()),
+            }
+        }
+        let written = write.commit(&receipts).await?;
+        Ok((StatementResult::Written(written), running.progress.counters()))
+    }
+
+    fn tell_progress(&self, index: usize, progress: &dyn PlanProgress) {
+        let event = JobEvent::Progress {
+            index,
+            stages: progress.stages(),
+            counters: progress.counters(),
+        };
+        // Progress is a courtesy: a listener that does not keep up misses some of it.
+        drop(self.events.try_send(event));
+    }
+
+    async fn tell(&self, event: JobEvent) {
+        // Nobody listening is no reason to stop the job.
+        drop(self.events.send(event).await);
+    }
+}
+
+/// Checks a job's SQL as far as it can be checked without reading data.
+///
+/// # Errors
+/// Text that does not parse.
+pub fn check_sql(sql: &str, limits: &Limits) -> Result<usize, Problem> {
+    statements::parse(sql, limits.statements_max as usize).map(|statements| statements.len())
+}
+
+/// The name by which problems refer to the job's SQL.
+pub const SQL_SOURCE: &str = SOURCE;

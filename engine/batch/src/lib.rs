@@ -1,0 +1,24 @@
+//! BatchJob: SQL over files, in one process or as stages on workers.
+//!
+//! Reading order: [`job`] runs a job's statements; [`engine`] is what runs their plans, with two implementations, [`local`]
+//! and [`cluster`]; [`sink`] is how rows become files. What is decided without I/O lies in crates of its own:
+//! `trireme-batch-schedule` (which task runs where) and `trireme-batch-durable` (what is committed).
+
+pub mod cluster;
+pub mod engine;
+pub mod explain;
+pub mod job;
+pub mod local;
+pub mod memory;
+pub mod problems;
+pub mod report;
+pub mod session;
+pub mod sink;
+mod statements;
+pub mod tables;
+pub mod tpch;
+
+/// A name that no other process and no other start of this one has.
+pub fn incarnation() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

@@ -1,0 +1,307 @@
+//! Errors of DataFusion, Arrow, Parquet and the object stores, told in Trireme's terms.
+//!
+//! One function looks for the innermost cause that says whose fault it is. Where a library only leaves text, the text is
+//! matched here and nowhere else.
+
+use std::error::Error;
+use std::io;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
+use datafusion::parquet::errors::ParquetError;
+use trireme_core::store::{StoreError, StoreFault};
+use trireme_spec::problem::{ErrorCode, Location, Problem};
+
+/// What `error` means for the person who wrote the job. `source` names the text that spans in the error refer to.
+pub fn problem_of(error: &DataFusionError, source: &str) -> Problem {
+    if let Some(problem) = carried(error) {
+        return problem.clone();
+    }
+    let diagnostic = error.diagnostic();
+    let mut problem = of_root(root(error));
+    if let Some(diagnostic) = diagnostic {
+        problem = with_diagnostic(problem, diagnostic, source);
+    }
+    problem
+}
+
+fn of_root(root: Root<'_>) -> Problem {
+    match root {
+        Root::DataFusion(error) => of_datafusion(error),
+        Root::Arrow(error) => of_arrow(error),
+        Root::Parquet(error) => Problem::new(ErrorCode::DataMalformed, first_line(&error.to_string()))
+            .remedy("check that the file is complete and really Parquet; `format` says how a location is read"),
+        Root::Store(error) => of_store(error),
+        Root::Location(error) => of_store_location(error),
+        Root::Io(error) => of_io(error),
+        Root::Other(error) => Problem::new(ErrorCode::Internal, first_line(&error.to_string())),
+    }
+}
+
+/// What `error` means, found by looking for a cause that we know.
+pub fn problem_of_cause(error: &(dyn Error + 'static)) -> Problem {
+    of_root(known(error).unwrap_or(Root::Other(error)))
+}
+
+/// A [`Problem`] as an error, so that it can travel through DataFusion's streams unchanged.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Told(pub Problem);
+
+/// Wraps `problem` for the way through DataFusion.
+pub fn told(problem: Problem) -> DataFusionError {
+    DataFusionError::External(Box::new(Told(problem)))
+}
+
+fn carried(error: &DataFusionError) -> Option<&Problem> {
+    match error.find_root() {
+        DataFusionError::External(inner) => inner.downcast_ref::<Told>().map(|told| &told.0),
+        _ => None,
+    }
+}
+
+enum Root<'a> {
+    DataFusion(&'a DataFusionError),
+    Arrow(&'a ArrowError),
+    Parquet(&'a ParquetError),
+    Store(&'a object_store::Error),
+    Location(&'a StoreError),
+    Io(&'a io::Error),
+    Other(&'a (dyn Error + 'static)),
+}
+
+/// The innermost error of a kind that we know.
+fn root(error: &DataFusionError) -> Root<'_> {
+    match error.find_root() {
+        DataFusionError::External(inner) => known(inner.as_ref()).unwrap_or(Root::Other(inner.as_ref())),
+        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
+            ArrowError::ExternalError(inner) => known(inner.as_ref()).unwrap_or(Root::Other(inner.as_ref())),
+            inner => Root::Arrow(inner),
+        },
+        DataFusionError::ParquetError(inner) => match inner.as_ref() {
+            ParquetError::External(inner) => known(inner.as_ref()).unwrap_or(Root::Other(inner.as_ref())),
+            inner => Root::Parquet(inner),
+        },
+        DataFusionError::ObjectStore(inner) => Root::Store(inner),
+        DataFusionError::IoError(inner) => Root::Io(inner),
+        other => Root::DataFusion(other),
+    }
+}
+
+fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Root<'a>> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<object_store::Error>() {
+            return Some(Root::Store(error));
+        }
+        if let Some(error) = error.downcast_ref::<StoreError>() {
+            return Some(Root::Location(error));
+        }
+        if let Some(error) = error.downcast_ref::<DataFusionError>() {
+            return Some(root(error));
+        }
+        if let Some(error) = error.downcast_ref::<ParquetError>() {
+            return Some(Root::Parquet(error));
+        }
+        if let Some(error) = error.downcast_ref::<ArrowError>() {
+            return Some(Root::Arrow(error));
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(Root::Io(error));
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn of_datafusion(error: &DataFusionError) -> Problem {
+    let text = first_line(&error.message());
+    match error {
+        DataFusionError::SQL(..) => Problem::new(ErrorCode::SqlSyntax, sql_text(&error.strip_backtrace()))
+            .remedy("the statement does not parse; check the text near that position"),
+        DataFusionError::SchemaError(schema, _) => of_schema(schema),
+        DataFusionError::NotImplemented(_) => Problem::new(ErrorCode::SqlUnsupported, text),
+        DataFusionError::Plan(_) | DataFusionError::Configuration(_) => of_plan(text),
+        DataFusionError::Execution(_) => of_execution(text),
+        DataFusionError::ResourcesExhausted(_) => of_exhaustion(error.message().into_owned()),
+        _ => Problem::new(ErrorCode::Internal, text),
+    }
+}
+
+fn of_plan(text: String) -> Problem {
+    let lower = text.to_lowercase();
+    let code = if lower.contains("table '") && lower.contains("not found") || lower.contains("failed to resolve") {
+        return Problem::new(ErrorCode::SqlUnknownTable, text)
+            .remedy("declare it under spec.tables, create it in an earlier statement, or check the spelling");
+    } else if lower.contains("invalid function") {
+        ErrorCode::SqlUnknownFunction
+    } else if lower.contains("placeholder") {
+        return Problem::new(ErrorCode::SqlParameterMissing, text).remedy("give it a value under spec.parameters");
+    } else if lower.contains("column") && (lower.contains("not found") || lower.contains("ambiguous")) {
+        ErrorCode::SqlUnknownColumn
+    } else if lower.contains("coerc") || lower.contains("type") || lower.contains("cast") {
+        ErrorCode::SqlType
+    } else {
+        ErrorCode::SqlUnsupported
+    };
+    Problem::new(code, text)
+}
+
+fn of_schema(error: &SchemaError) -> Problem {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let problem = Problem::new(
+                ErrorCode::SqlUnknownColumn,
+                format!("no column named {}", field.quoted_flat_name()),
+            );
+            let names: Vec<_> = valid_fields.iter().map(|field| field.quoted_flat_name()).collect();
+            let near = names
+                .iter()
+                .map(|name| {
+                    (
+                        strsim::jaro_winkler(&field.name, name.rsplit('.').next().unwrap_or(name)),
+                        name,
+                    )
+                })
+                .filter(|(score, _)| *score > 0.8)
+                .max_by(|(a, _), (b, _)| a.total_cmp(b));
+            let problem = problem.allowed(names.join(", "));
+            match near {
+                Some((_, name)) => problem.remedy(format!("did you mean {name}?")),
+                None => problem,
+            }
+        }
+        SchemaError::AmbiguousReference { .. }
+        | SchemaError::DuplicateQualifiedField { .. }
+        | SchemaError::DuplicateUnqualifiedField { .. } => Problem::new(ErrorCode::SqlUnknownColumn, error.to_string())
+            .remedy("put the table's name or alias before the column's"),
+    }
+}
+
+fn of_execution(text: String) -> Problem {
+    if text.contains(crate::cluster::CANCELLED) {
+        return Problem::new(ErrorCode::Cancelled, text);
+    }
+    Problem::new(ErrorCode::SqlExecution, text)
+}
+
+fn of_exhaustion(text: String) -> Problem {
+    let text = text.replace('\n', " ");
+    if text.contains("disk") || text.contains("temp") || text.contains("spill file") {
+        return Problem::new(ErrorCode::LimitSpill, text)
+            .remedy("give the role more scratch space, or read less in one statement");
+    }
+    Problem::new(ErrorCode::LimitMemory, text).remedy("raise the role's memory, or spread the work over more executors")
+}
+
+fn of_arrow(error: &ArrowError) -> Problem {
+    let text = first_line(&error.to_string());
+    match error {
+        ArrowError::DivideByZero | ArrowError::ArithmeticOverflow(_) | ArrowError::ComputeError(_) => {
+            Problem::new(ErrorCode::SqlExecution, text)
+        }
+        ArrowError::CastError(_) => {
+            Problem::new(ErrorCode::SqlExecution, text).remedy("TRY_CAST gives NULL for a value that does not fit")
+        }
+        ArrowError::ParseError(_) if text.contains("Error parsing line") || text.contains("while parsing") => {
+            malformed(text)
+        }
+        ArrowError::ParseError(_) => Problem::new(ErrorCode::SqlExecution, text),
+        ArrowError::CsvError(_) | ArrowError::JsonError(_) | ArrowError::IpcError(_) | ArrowError::AvroError(_) => {
+            malformed(text)
+        }
+        ArrowError::SchemaError(_) => Problem::new(ErrorCode::DataSchemaMismatch, text),
+        ArrowError::IoError(_, inner) => of_io(inner),
+        ArrowError::MemoryError(_) => of_exhaustion(text),
+        _ => Problem::new(ErrorCode::Internal, text),
+    }
+}
+
+fn malformed(text: String) -> Problem {
+    Problem::new(ErrorCode::DataMalformed, text)
+        .remedy("check the file, and that `format`, `compression` and `options` describe it")
+}
+
+fn of_io(error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem::new(ErrorCode::DataNotFound, error.to_string())
+            .remedy("check the location; relative paths start at the folder that the command is run in"),
+        io::ErrorKind::PermissionDenied => Problem::new(ErrorCode::CredentialsRefused, error.to_string())
+            .remedy("give the user that runs the process the right to this file"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Problem::new(ErrorCode::LimitSpill, error.to_string()).remedy("free some space on the disk")
+        }
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
+            malformed(error.to_string())
+        }
+        io::ErrorKind::TimedOut => Problem::new(ErrorCode::NetworkTimeout, error.to_string()),
+        _ => Problem::new(ErrorCode::NetworkUnreachable, error.to_string()),
+    }
+}
+
+fn of_store(error: &object_store::Error) -> Problem {
+    let text = first_line(&error.to_string());
+    match StoreFault::of(error) {
+        StoreFault::NotFound => Problem::new(ErrorCode::DataNotFound, text)
+            .remedy("check the location; relative paths start at the folder that the command is run in"),
+        StoreFault::Refused => Problem::new(ErrorCode::CredentialsRefused, text)
+            .remedy("check the credentials and what they permit at this location"),
+        StoreFault::Unreachable => Problem::new(ErrorCode::NetworkUnreachable, text)
+            .remedy("check the endpoint and that this machine can reach it"),
+        StoreFault::Other => match error {
+            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
+                Problem::new(ErrorCode::DataCommitConflict, text)
+            }
+            _ => Problem::new(ErrorCode::NetworkUnreachable, text),
+        },
+    }
+}
+
+/// What it means that a location leads to no store.
+pub fn of_store_location(error: &StoreError) -> Problem {
+    match error {
+        StoreError::Location { .. } | StoreError::Unsupported { .. } => {
+            Problem::new(ErrorCode::ManifestBadLocation, error.to_string())
+        }
+        StoreError::WorkingDirectory { source, .. } => of_io(source),
+        StoreError::Credentials { .. } => Problem::new(ErrorCode::CredentialsMissing, error.to_string()),
+        StoreError::Plaintext { .. } => Problem::new(ErrorCode::ManifestBadLocation, error.to_string()),
+        StoreError::Client { source, .. } => of_store(source),
+    }
+}
+
+fn with_diagnostic(mut problem: Problem, diagnostic: &Diagnostic, source: &str) -> Problem {
+    if let Some(span) = diagnostic.span {
+        let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        problem = problem.at(Location {
+            source: source.to_owned(),
+            line: number(span.start.line),
+            column: number(span.start.column),
+            field: String::new(),
+        });
+    }
+    match (&problem.remedy, diagnostic.helps.first()) {
+        (None, Some(help)) => problem.remedy(help.message.clone()),
+        _ => problem,
+    }
+}
+
+/// `sql parser error: ...` without the layers of quoting around it.
+fn sql_text(text: &str) -> String {
+    let text = text.trim_start_matches("SQL error: ");
+    let inner = text
+        .split_once("ParserError(\"")
+        .and_then(|(_, rest)| rest.rsplit_once("\")").map(|(inner, _)| inner));
+    inner.unwrap_or(text).replace("\\\"", "\"")
+}
+
+/// The first line: libraries append backtraces and advice to report bugs to them.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}
+
+/// An error with its causes, on one line.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

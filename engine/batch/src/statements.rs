@@ -1,0 +1,173 @@
+//! A job's SQL text as statements, and what kind of work each is.
+
+use std::collections::HashMap;
+
+use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use crate::problems::problem_of;
+
+/// The name by which error messages refer to a job's SQL text.
+pub const SOURCE: &str = "spec.sql";
+
+/// Splits `sql` into statements.
+///
+/// # Errors
+/// Text that does not parse, no statement at all, more than `statements_max`.
+pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>, Problem> {
+    let statements = DFParserBuilder::new(sql)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|error| problem_of(&error, SOURCE))?;
+    if statements.is_empty() {
+        return Err(Problem::new(ErrorCode::SqlSyntax, "the job has no statement")
+            .remedy("write at least one statement into spec.sql"));
+    }
+    if statements.len() > statements_max {
+        return Err(Problem::new(
+            ErrorCode::LimitStatements,
+            format!(
+                "the job has {} statements, more than the limit of {statements_max}",
+                statements.len()
+            ),
+        )
+        .remedy("split it into several jobs"));
+    }
+    Ok(statements.into())
+}
+
+/// Plans one statement and puts `parameters` in.
+///
+/// # Errors
+/// Names and types that do not resolve, a parameter without a value.
+pub async fn plan(
+    context: &SessionContext,
+    statement: Statement,
+    parameters: &HashMap<String, ScalarValue>,
+) -> Result<LogicalPlan, Problem> {
+    let plan = context
+        .state()
+        .statement_to_plan(statement)
+        .await
+        .map_err(|error| problem_of(&error, SOURCE))?;
+    let missing = plan
+        .get_parameter_names()
+        .map_err(|error| problem_of(&error, SOURCE))?
+        .into_iter()
+        .find(|name| !parameters.contains_key(name.trim_start_matches('$')));
+    if let Some(name) = missing {
+        let known: Vec<_> = parameters.keys().map(|name| format!("${name}")).collect();
+        return Err(Problem::new(
+            ErrorCode::SqlParameterMissing,
+            format!("the parameter {name} has no value"),
+        )
+        .allowed(if known.is_empty() {
+            "none is given".to_owned()
+        } else {
+            known.join(", ")
+        })
+        .remedy(format!(
+            "add `{}: ...` under spec.parameters",
+            name.trim_start_matches('$')
+        )));
+    }
+    let values = parameters
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().into()))
+        .collect();
+    plan.with_param_values(ParamValues::Map(values))
+        .map_err(|error| problem_of(&error, SOURCE))
+}
+
+/// What running a statement means.
+#[derive(Debug)]
+pub enum Work {
+    /// Rows for the user.
+    Query(LogicalPlan),
+    /// Rows about plans and catalogs, answered by the driver itself.
+    Inspection(LogicalPlan),
+    /// Rows into files.
+    Write(LogicalPlan),
+    /// A change of the session: views, tables, settings. Must be done again in a new session.
+    Session(LogicalPlan),
+}
+
+/// Sorts a planned statement.
+///
+/// # Errors
+/// Statements that no destination of ours can carry out.
+pub fn classify(plan: LogicalPlan) -> Result<Work, Problem> {
+    Ok(match plan {
+        LogicalPlan::Copy(_) | LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => Work::Write(plan),
+        LogicalPlan::Dml(ref dml) => match dml.op {
+            WriteOp::Insert(_) | WriteOp::Ctas => Work::Write(plan),
+            ref other => {
+                return Err(
+                    Problem::new(ErrorCode::SqlUnsupported, format!("{other} of a table of files"))
+                        .remedy("write the rows that should stay into a new table with CREATE TABLE ... AS SELECT"),
+                );
+            }
+        },
+        LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => Work::Session(plan),
+        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => Work::Inspection(plan),
+        other => Work::Query(other),
+    })
+}
+
+/// A short form of a statement for progress lines and logs: one line, at most 80 characters.
+pub fn summary(statement: &Statement) -> String {
+    let text = statement.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(79) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// The problem of a statement, with its number where the job has several.
+pub fn in_statement(mut problem: Problem, index: usize, total: usize) -> Problem {
+    if total > 1 {
+        problem.message = format!("statement {} of {total}: {}", index + 1, problem.message);
+    }
+    problem
+}
+
+/// The message of a DataFusion error in a statement.
+pub fn statement_problem(error: &DataFusionError) -> Problem {
+    problem_of(error, SOURCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_split_at_semicolons_outside_strings() {
+        let statements = parse("SET a.b = 1; SELECT ';' ;", 10).unwrap();
+        assert_eq!(statements.len(), 2);
+        assert_eq!(summary(&statements[1]), "SELECT ';'");
+    }
+
+    #[test]
+    fn bad_text_is_the_users_fault() {
+        for (sql, code) in [
+            ("", ErrorCode::SqlSyntax),
+            ("SELEC 1", ErrorCode::SqlSyntax),
+            ("SELECT 1; SELECT 2; SELECT 3", ErrorCode::LimitStatements),
+        ] {
+            assert_eq!(parse(sql, 2).unwrap_err().code, code, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_summary_is_one_short_line() {
+        let long = format!("SELECT\n  {}", vec!["column_of_some_length"; 20].join(",\n  "));
+        let text = summary(&parse(&long, 1).unwrap()[0]);
+        assert!(
+            text.chars().count() == 80 && text.ends_with('…') && !text.contains('\n'),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! A table over files: one location, one format.
+//!
+//! Reading goes through DataFusion's listing table. What is added: a write of ours that was committed but not yet fully
+//! in place is rolled forward before the files are listed, so that no reader of ours sees a part of it; and the table
+//! remembers enough for the sink to write into it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
+use datafusion::common::{Constraints, DataFusionError, Result, Statistics, plan_err};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::TryStreamExt;
+
+use crate::sink::settle;
+
+/// Where a table's files are and how they are read and written.
+#[derive(Debug, Clone)]
+pub struct FilesDefinition {
+    /// A path or URL; a folder, a file or a pattern.
+    pub location: String,
+    /// `parquet`, `csv`, `json` or `arrow`.
+    pub format: String,
+    /// DataFusion's format options, keys with their prefix.
+    pub options: HashMap<String, String>,
+    /// Columns in the names of folders, outermost first. Without a type, text.
+    pub partition_columns: Vec<(String, Option<DataType>)>,
+    /// Columns of the files; read from the files where it is `None`.
+    pub schema: Option<SchemaRef>,
+}
+
+/// A table over files.
+pub struct FilesTable {
+    definition: FilesDefinition,
+    listing: ListingTable,
+    constraints: Constraints,
+}
+
+impl fmt::Debug for FilesTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilesTable")
+            .field("definition", &self.definition)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FilesTable {
+    /// Opens the table: settles its location, finds its compression, reads its columns.
+    ///
+    /// # Errors
+    /// No files and no columns declared, files that cannot be read, files that disagree.
+    pub async fn open(state: &SessionState, definition: FilesDefinition) -> Result<Self> {
+        let url = ListingTableUrl::parse(&definition.location)?;
+        settle(state, &url).await?;
+        let names = file_names(state, &url).await?;
+        if names.is_empty() && definition.schema.is_none() {
+            return Err(DataFusionError::ObjectStore(Box::new(object_store::Error::NotFound {
+                path: definition.location.clone(),
+                source: "no file is there, so there are no columns to read".into(),
+            })));
+        }
+        let format = file_format(state, &definition, names.first().map(String::as_str))?;
+        let partitions = definition.partition_columns.iter().map(|(name, data_type)| {
+            let text = || DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
+            (name.clone(), data_type.clone().unwrap_or_else(text))
+        });
+        let options = ListingOptions::new(format).with_table_partition_cols(partitions.collect());
+        let schema = match &definition.schema {
+            Some(schema) => Arc::clone(schema),
+            None => options.infer_schema(state, &url).await?,
+        };
+        let config = ListingTableConfig::new(url)
+            .with_listing_options(options)
+            .with_schema(schema);
+        let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
+        Ok(Self {
+            definition,
+            listing: ListingTable::try_new(config)?.with_cache(cache),
+            constraints: Constraints::default(),
+        })
+    }
+
+    /// What the table was opened with.
+    pub fn definition(&self) -> &FilesDefinition {
+        &self.definition
+    }
+}
+
+/// The names of up to a few files of the table, for telling compression and emptiness.
+async fn file_names(state: &SessionState, url: &ListingTableUrl) -> Result<Vec<String>> {
+    let store = state.runtime_env().object_store(url)?;
+    let mut files = url.list_all_files(state, store.as_ref(), "").await?;
+    let first = files.try_next().await?;
+    Ok(first.into_iter().map(|file| file.location.to_string()).collect())
+}
+
+fn file_format(
+    state: &SessionState,
+    definition: &FilesDefinition,
+    sample: Option<&str>,
+) -> Result<Arc<dyn FileFormat>> {
+    let Some(factory) = state.get_file_format_factory(&definition.format) else {
+        return plan_err!(
+            "there is no file format {:?}; there are parquet, csv, json and arrow",
+            definition.format
+        );
+    };
+    let mut options = definition.options.clone();
+    if matches!(definition.format.as_str(), "csv" | "json") && !options.contains_key("format.compression") {
+        let name = sample.unwrap_or(&definition.location);
+        let ending = name.rsplit('.').next().unwrap_or_default();
+        let compression = match ending {
+            "gz" => Some("gzip"),
+            "bz2" => Some("bzip2"),
+            "xz" => Some("xz"),
+            "zst" => Some("zstd"),
+            _ => None,
+        };
+        options.extend(compression.map(|name| ("format.compression".to_owned(), name.to_owned())));
+    }
+    factory.create(state, &options)
+}
+
+#[async_trait]
+impl TableProvider for FilesTable {
+    fn schema(&self) -> SchemaRef {
+        self.listing.schema()
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        for url in self.listing.table_paths() {
+            settle(state, url).await?;
+        }
+        self.listing.scan(state, projection, filters, limit).await
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        self.listing.supports_filters_pushdown(filters)
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        self.listing.statistics()
+    }
+}
+
+/// Makes a [`FilesTable`] of `CREATE EXTERNAL TABLE`.
+#[derive(Debug, Default)]
+pub struct FilesTableFactory;
+
+#[async_trait]
+impl TableProviderFactory for FilesTableFactory {
+    async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+        let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
+            return plan_err!("tables over files belong to a session");
+        };
+        let [location] = command.locations.as_slice() else {
+            return plan_err!("a table has one location; a pattern such as 'data/*.parquet' names several files");
+        };
+        let declared = command.schema.inner();
+        let is_partition = |name: &String| command.table_partition_cols.contains(name);
+        let columns: Vec<_> = declared
+            .fields()
+            .iter()
+            .filter(|field| !is_partition(field.name()))
+            .cloned()
+            .collect();
+        let partition_columns = command.table_partition_cols.iter().map(|name| {
+            let declared = declared.field_with_name(name).ok();
+            (name.clone(), declared.map(|field| field.data_type().clone()))
+        });
+        let definition = FilesDefinition {
+            location: location.clone(),
+            format: command.file_type.to_lowercase(),
+            options: command.options.clone(),
+            partition_columns: partition_columns.collect(),
+            schema: (!columns.is_empty()).then(|| Arc::new(datafusion::arrow::datatypes::Schema::new(columns))),
+        };
+        Ok(Arc::new(FilesTable::open(state, definition).await?))
+    }
+}

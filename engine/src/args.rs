@@ -1,0 +1,261 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use trireme_spec::quantity::Bytes;
+
+/// Batch jobs, streaming jobs and task clusters: one engine, on a laptop or on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "trireme", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 2 manifest or usage, 3 SQL, 4 data, 5 credentials, 6 network, 7 limit, 70 \
+                        a bug of ours, 130 cancelled."
+)]
+pub struct Args {
+    /// What to log on standard error, for instance `debug` or `warn,trireme_batch=debug`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "TRIREME_LOG",
+        help_heading = "Logging"
+    )]
+    pub log: Option<String>,
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Logging"
+    )]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a job from its manifest: in this process, or with worker processes on this machine.
+    Run(RunArgs),
+    /// Run SQL without a manifest.
+    Sql(SqlArgs),
+    /// Check manifests with the rules that a cluster applies, without running them.
+    Validate(ValidateArgs),
+    /// Show what a job would do: plans and stages; or the limits that apply.
+    Explain(ExplainArgs),
+    /// Drive one job: plan it and give its tasks to workers. What the driver's pod runs.
+    Driver(DriverArgs),
+    /// Run tasks for a driver. What an executor's pod runs.
+    Worker(WorkerArgs),
+    /// Show the versions of engine and wire protocol.
+    Version,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What one process may use.
+#[derive(Debug, Clone, Group)]
+pub struct ResourceArgs {
+    /// Threads that run plans [default: all of this machine].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Resources")]
+    pub cores: Option<u32>,
+    /// Memory limit, such as 2Gi [default: the control group's, or else the machine's].
+    #[arg(long, value_name = "SIZE", help_heading = "Resources")]
+    pub memory: Option<Bytes>,
+    /// Folder for spilled data and shuffle files [default: a temporary one].
+    #[arg(long, value_name = "DIR", help_heading = "Resources")]
+    pub scratch: Option<PathBuf>,
+    /// How much may be spilled at a time.
+    #[arg(long, value_name = "SIZE", default_value = "100Gi", help_heading = "Resources")]
+    pub spill: Bytes,
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Group)]
+pub struct OutputArgs {
+    /// Text tables for people, or JSON lines for machines.
+    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Rows of each result to show.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub max_rows: u32,
+    /// No progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Tables.
+    Text,
+    /// One JSON object per statement and line.
+    Json,
+    /// Rows as CSV with a header.
+    Csv,
+}
+
+/// `trireme run`.
+#[derive(Debug, Group)]
+pub struct RunArgs {
+    /// The manifest; `-` reads standard input.
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Start a driver and this many worker processes instead of running in this process.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub workers: Option<u32>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+}
+
+/// `trireme sql`.
+#[derive(Debug, Group)]
+pub struct SqlArgs {
+    /// Statements, separated by semicolons.
+    #[arg(long, short = 'c', value_name = "SQL", required_unless_present = "file")]
+    pub command: Option<String>,
+    /// A file with statements; `-` reads standard input.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "command")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+}
+
+/// `trireme validate`.
+#[derive(Debug, Group)]
+pub struct ValidateArgs {
+    /// Manifests; `-` reads standard input. May be given several times.
+    #[arg(long, short, value_name = "FILE", required = true, num_args = 1..)]
+    pub file: Vec<PathBuf>,
+    /// Where the jobs are to run: some fields mean something on Kubernetes only.
+    #[arg(long, default_value = "kubernetes")]
+    pub target: Target,
+    /// Problems as JSON, one per line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a job is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    Local,
+    Kubernetes,
+}
+
+/// `trireme explain`.
+#[derive(Debug, Group)]
+pub struct ExplainArgs {
+    /// The manifest; `-` reads standard input.
+    #[arg(long, short, value_name = "FILE", required_unless_present = "limits")]
+    pub file: Option<PathBuf>,
+    /// Show stages as on this many workers.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// Show every limit with its value and meaning.
+    #[arg(long)]
+    pub limits: bool,
+}
+
+/// `trireme driver`.
+#[derive(Debug, Group)]
+pub struct DriverArgs {
+    /// The job's manifest.
+    #[arg(long, value_name = "FILE")]
+    pub job: PathBuf,
+    /// Where workers attach.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7070")]
+    pub control: SocketAddr,
+    /// Health, metrics and the report.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7080")]
+    pub http: SocketAddr,
+    /// Folder with ca.crt, tls.crt and tls.key.
+    #[arg(long, value_name = "DIR")]
+    pub tls: PathBuf,
+    /// A file with the bearer token that /metrics and /report ask for.
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
+    /// Where the journal is kept: a folder or an s3:// URL. Without it a restarted driver starts the job over.
+    #[arg(long, value_name = "URL")]
+    pub storage: Option<String>,
+    /// Tasks that all workers run at a time [default: from spec.executors].
+    #[arg(long, value_name = "N", hide = true)]
+    pub slots: Option<u32>,
+    /// Take credentials for object stores from the environment: for runs on a person's own machine only.
+    #[arg(long, hide = true)]
+    pub environment: bool,
+    /// End when standard input closes: whoever started this process is gone.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+    /// Write the addresses that were bound into this file.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub announce: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+}
+
+/// `trireme worker`.
+#[derive(Debug, Group)]
+pub struct WorkerArgs {
+    /// The driver's control port, as HOST:PORT.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub driver: String,
+    /// The worker's name in reports and logs.
+    #[arg(long, value_name = "NAME", default_value = "worker")]
+    pub name: String,
+    /// Where the data port listens.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7071")]
+    pub data: SocketAddr,
+    /// The host under which others reach the data port [default: that of --data].
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+    /// Health and metrics.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7080")]
+    pub http: SocketAddr,
+    /// Folder with ca.crt, tls.crt and tls.key.
+    #[arg(long, value_name = "DIR")]
+    pub tls: PathBuf,
+    /// A file with the bearer token that /metrics asks for.
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
+    /// Take credentials for object stores from the environment: for runs on a person's own machine only.
+    #[arg(long, hide = true)]
+    pub environment: bool,
+    /// End when standard input closes: whoever started this process is gone.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,149 @@
+//! `trireme driver`: one job, its tasks given to workers that attach.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use trireme_batch::cluster::{ClusterEngine, ClusterOptions};
+use trireme_batch::problems::problem_of;
+use trireme_core::store::Credentials;
+use trireme_core::tls::{Role, ServerTls, TlsFiles};
+use trireme_exchange::bytes_count::ByteCounters;
+use trireme_exchange::control::ControlServer;
+use trireme_exchange::http::{HttpOptions, HttpSources, Report, router};
+use trireme_exchange::limits::{ControlLimits, TransportLimits};
+use trireme_exchange::serve::{ServeOptions, Wall, serve};
+use trireme_spec::manifest::Target;
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use super::manifest::{order, read_job};
+use super::validate::first_after_telling;
+use super::{job, metrics};
+use crate::args::DriverArgs;
+use crate::process::{self, Scratch};
+
+/// Drives the job to its end.
+///
+/// # Errors
+/// What stopped the job, or a port or file that cannot be used.
+pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
+    if args.until_stdin_closes {
+        process::end_with_stdin();
+    }
+    let scratch = Scratch::open(&args.resources)?;
+    let credentials = if args.environment {
+        Credentials::Environment
+    } else {
+        Credentials::CloudIdentity
+    };
+    let resources = process::resources(&args.resources, &scratch, credentials);
+    process::runtime(resources.cores.max(2))?.block_on(async {
+        let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
+        let manifest = read_job(&args.job, Target::Kubernetes).map_err(first_after_telling)?;
+        let warehouse = format!(
+            "{}/tables",
+            args.storage
+                .clone()
+                .unwrap_or_else(|| scratch.path.display().to_string())
+        );
+        let order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
+        let files = TlsFiles::in_dir(&args.tls);
+        let (control, events) = ControlServer::new(ControlLimits::default());
+        let spec = &manifest.spec;
+        let options = ClusterOptions {
+            job: order.name.clone(),
+            generation: 1,
+            slots: args
+                .slots
+                .map_or_else(|| spec.executors.ceiling().max(1) * spec.executors.cores, |slots| slots)
+                as usize,
+            tls: files.clone(),
+            scratch: scratch.path.clone(),
+            limits: order.limits.clone(),
+            application_attempts: spec.retries.application + 1,
+            infrastructure_losses: spec.retries.infrastructure,
+        };
+        let engine =
+            ClusterEngine::start(options, events).map_err(|error| problem_of(&error, "the driver's settings"))?;
+        let engine = Arc::new(engine);
+        let (report, shown) = watch::channel(Report::default());
+        let (_ready, ready) = watch::channel(true);
+        let listener = bind(args.control).await?;
+        let http = bind(args.http).await?;
+        announce(args.announce.as_deref(), &listener, &http)?;
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(
+            listener,
+            control.into_router(),
+            ServeOptions {
+                wall: Wall::Tls(Arc::new(ServerTls::mutual(files.clone(), [Role::Worker]))),
+                limits: TransportLimits::default(),
+                counters: Arc::new(ByteCounters::default()),
+            },
+            stop.clone(),
+        ));
+        let sources = HttpSources {
+            ready,
+            metrics: metrics::of_report(shown.clone()),
+            report: shown,
+        };
+        let showing = tokio::spawn(serve(
+            http,
+            router(sources, HttpOptions::new(args.token.clone())),
+            ServeOptions {
+                wall: Wall::Tls(Arc::new(ServerTls::server_only(files))),
+                limits: TransportLimits::http(),
+                counters: Arc::new(ByteCounters::default()),
+            },
+            stop.clone(),
+        ));
+        let done = job::run_on(engine, order, &resources, &args.output, Some(report), cancel).await;
+        // The engine is gone, so its shell says goodbye to the workers; their streams end and the ports close.
+        stop.cancel();
+        for port in [serving, showing] {
+            if let Err(error) = port.await {
+                tracing::error!(%error, "a port ended badly");
+            }
+        }
+        done
+    })
+}
+
+/// Binds a port.
+///
+/// # Errors
+/// An address that is taken or not ours.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Problem> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Problem::new(
+            ErrorCode::NetworkUnreachable,
+            format!("cannot listen on {address}: {error}"),
+        )
+        .remedy("choose another address, or end the process that has it")
+    })
+}
+
+/// Tells whoever started this process which addresses were bound.
+fn announce(file: Option<&Path>, control: &TcpListener, http: &TcpListener) -> Result<(), Problem> {
+    let Some(file) = file else { return Ok(()) };
+    let failed = |error: std::io::Error| {
+        Problem::new(
+            ErrorCode::Internal,
+            format!("{} cannot be written: {error}", file.display()),
+        )
+    };
+    let (control, http) = (
+        control.local_addr().map_err(failed)?,
+        http.local_addr().map_err(failed)?,
+    );
+    let text = json!({ "control": control, "http": http, "pid": std::process::id() }).to_string();
+    let unfinished = file.with_extension("part");
+    std::fs::write(&unfinished, text)
+        .and_then(|()| std::fs::rename(&unfinished, file))
+        .map_err(failed)
+}

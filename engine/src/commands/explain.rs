@@ -1,0 +1,59 @@
+//! `trireme explain`: what a job would do.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use trireme_batch::explain::explain;
+use trireme_batch::local::LocalEngine;
+use trireme_batch::problems::problem_of;
+use trireme_batch::session;
+use trireme_core::store::Credentials;
+use trireme_spec::limits::Limits;
+use trireme_spec::manifest::Target;
+use trireme_spec::problem::Problem;
+
+use super::manifest::{order, read_job};
+use super::stdout_problem;
+use super::validate::first_after_telling;
+use crate::args::{ExplainArgs, ResourceArgs};
+use crate::output;
+use crate::process::{self, Scratch};
+
+/// Shows limits, or the plans and stages of a job.
+///
+/// # Errors
+/// A manifest or statement that cannot be planned.
+pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
+    if args.limits {
+        let text = Limits::default()
+            .rows()
+            .into_iter()
+            .map(|row| format!("{:<32} {:>10} {:<12} {}", row.name, row.value, row.unit, row.meaning));
+        print(&text.collect::<Vec<_>>().join("\n"))?;
+    }
+    let Some(file) = &args.file else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let job = read_job(file, Target::Local).map_err(first_after_telling)?;
+    let order = order(&job, &job.spec.storage.clone().unwrap_or_default(), 0)?;
+    let slots = args.workers as usize * job.spec.executors.cores as usize;
+    let all = ResourceArgs {
+        cores: None,
+        memory: None,
+        scratch: None,
+        spill: job.spec.executors.memory,
+    };
+    let scratch = Scratch::open(&all)?;
+    let resources = process::resources(&all, &scratch, Credentials::Environment);
+    let text = process::runtime(resources.cores)?.block_on(async {
+        let session =
+            session::session(&resources, &LocalEngine).map_err(|error| problem_of(&error, "the engine's settings"))?;
+        explain(&Arc::new(order), &session, slots).await
+    })?;
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: &str) -> Result<(), Problem> {
+    output::line(text).map_err(|error| stdout_problem(&error))
+}

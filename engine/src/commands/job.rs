@@ -1,0 +1,105 @@
+//! Runs one job on one engine and shows what happens.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use trireme_batch::engine::BatchEngine;
+use trireme_batch::job::{Job, JobEvent, JobOrder};
+use trireme_batch::problems::problem_of;
+use trireme_batch::report::Reporter;
+use trireme_batch::session::{self, Resources};
+use trireme_exchange::http::Report;
+use trireme_spec::problem::Problem;
+
+use super::stdout_problem;
+use crate::args::OutputArgs;
+use crate::output;
+
+/// Events that wait for a terminal to catch up; progress beyond it is skipped.
+const EVENTS_WAITING_MAX: usize = 64;
+
+/// Runs `order` to its end.
+///
+/// # Errors
+/// What stopped the job.
+pub async fn run_on(
+    engine: Arc<dyn BatchEngine>,
+    order: JobOrder,
+    resources: &Resources,
+    output: &OutputArgs,
+    report: Option<watch::Sender<Report>>,
+    cancel: CancellationToken,
+) -> Result<ExitCode, Problem> {
+    let session =
+        session::session(resources, engine.as_ref()).map_err(|error| problem_of(&error, "the engine's settings"))?;
+    let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
+    let (tell, seen) = mpsc::channel(EVENTS_WAITING_MAX);
+    let reporter = Reporter::new(&order.name, Arc::clone(&engine));
+    let job = Job {
+        order,
+        session,
+        engine,
+        events,
+        cancel,
+    };
+    let running = async {
+        let done = job.run().await;
+        drop(job);
+        done
+    };
+    let telling = pass_on(happened, tell, reporter, report);
+    let (done, mut told, shown) = tokio::join!(running, telling, output::show(output, seen));
+    told.ended(done.as_ref().err());
+    done?;
+    shown.map_err(|error| stdout_problem(&error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Events on their way to whoever shows them, with the report made of them on the way.
+struct Told {
+    reporter: Reporter,
+    report: Option<watch::Sender<Report>>,
+}
+
+impl Told {
+    fn publish(&self) {
+        if let Some(report) = &self.report {
+            let json = serde_json::to_vec(&self.reporter.report()).unwrap_or_default();
+            report.send_if_modified(|shown| {
+                let changed = shown.json != json;
+                if changed {
+                    *shown = Report {
+                        version: shown.version + 1,
+                        json: json.into(),
+                    };
+                }
+                changed
+            });
+        }
+    }
+
+    fn ended(&mut self, error: Option<&Problem>) {
+        self.reporter.ended(error);
+        self.publish();
+    }
+}
+
+async fn pass_on(
+    mut happened: mpsc::Receiver<JobEvent>,
+    tell: mpsc::Sender<JobEvent>,
+    reporter: Reporter,
+    report: Option<watch::Sender<Report>>,
+) -> Told {
+    let mut told = Told { reporter, report };
+    told.publish();
+    while let Some(event) = happened.recv().await {
+        told.reporter.on_event(&event);
+        told.publish();
+        if tell.send(event).await.is_err() {
+            break;
+        }
+    }
+    told
+}

@@ -1,0 +1,93 @@
+//! From a file that a person named to a job that an engine can run.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use trireme_batch::job::{JobOrder, parameter_value};
+use trireme_batch::sink::Writer;
+use trireme_spec::batch_job::BatchJob;
+use trireme_spec::limits::Limits;
+use trireme_spec::manifest::{Manifest, Target, read_manifest_for};
+use trireme_spec::problem::{ErrorCode, Problem};
+
+/// The text of `file`, or of standard input for `-`, and the name to call it by.
+///
+/// # Errors
+/// A file that cannot be read, one over the limit, one that is not UTF-8.
+pub fn read_text(file: &Path, bytes_max: u64) -> Result<(String, String), Problem> {
+    let (name, bytes) = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        let read = io::stdin().lock().take(bytes_max + 1).read_to_end(&mut bytes);
+        ("<stdin>".to_owned(), read.map(|_| bytes))
+    } else {
+        let read = fs::File::open(file).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(bytes_max + 1).read_to_end(&mut bytes).map(|_| bytes)
+        });
+        (file.display().to_string(), read)
+    };
+    let bytes = bytes.map_err(|error| {
+        Problem::new(ErrorCode::ManifestUnreadable, format!("{name} cannot be read: {error}"))
+            .remedy("check the path and its permissions")
+    })?;
+    if bytes.len() as u64 > bytes_max {
+        let text = format!("{name} is larger than {bytes_max} bytes");
+        return Err(Problem::new(ErrorCode::ManifestTooLarge, text));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|error| Problem::new(ErrorCode::ManifestSyntax, format!("{name} is not UTF-8 text: {error}")))?;
+    Ok((name, text))
+}
+
+/// The job in `file`, checked for a run on this machine.
+///
+/// # Errors
+/// Every problem of the manifest.
+pub fn read_job(file: &Path, target: Target) -> Result<BatchJob, Vec<Problem>> {
+    let limits = Limits::default();
+    let (name, text) = read_text(file, limits.manifest_bytes_max.get()).map_err(|problem| vec![problem])?;
+    let Manifest::BatchJob(job) = read_manifest_for(&name, &text, target)?;
+    Ok(*job)
+}
+
+/// What an engine needs of `job`. Reads the file that `sqlFrom` names, relative to the working folder. `warehouse` is where
+/// tables go that are created without a location.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn order(job: &BatchJob, warehouse: &str, preview_rows_max: usize) -> Result<JobOrder, Problem> {
+    let limits = Limits::default();
+    let spec = &job.spec;
+    let file = spec.sql_from.as_ref().and_then(|from| from.file.as_deref());
+    let sql = match (&spec.sql, file) {
+        (Some(sql), _) => sql.clone(),
+        (None, Some(file)) => read_text(Path::new(file), limits.manifest_bytes_max.get())?.1,
+        (None, None) => {
+            return Err(Problem::new(
+                ErrorCode::ManifestTarget,
+                "the SQL of this job is on a cluster",
+            ));
+        }
+    };
+    let name = job.metadata.name.to_string();
+    Ok(JobOrder {
+        writer: Writer::first(&name),
+        warehouse: warehouse.to_owned(),
+        name,
+        sql,
+        parameters: spec
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.clone(), parameter_value(value)))
+            .collect(),
+        tables: spec.tables.clone(),
+        result: spec.result.clone(),
+        deadline: spec
+            .active_deadline_seconds
+            .map(|seconds| Duration::from_secs(u64::from(seconds))),
+        preview_rows_max,
+        limits,
+    })
+}

@@ -1,0 +1,217 @@
+//! `trireme worker`: runs tasks for one driver until the driver sends it home.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use trireme_batch::cluster::{DataPort, Ended, Worker};
+use trireme_core::store::Credentials;
+use trireme_core::tls::{ClientTls, Role, ServerTls, TlsFiles};
+use trireme_exchange::bytes_count::ByteCounters;
+use trireme_exchange::connect::Dialer;
+use trireme_exchange::control::{Attachment, attach};
+use trireme_exchange::http::{HttpOptions, HttpSources, Report, router};
+use trireme_exchange::limits::{ControlLimits, TransportLimits};
+use trireme_exchange::serve::{ServeOptions, Wall, serve};
+use trireme_exchange::wire::{Hello, WIRE_VERSION};
+use trireme_spec::limits::Limits;
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use super::driver::bind;
+use super::metrics;
+use crate::args::WorkerArgs;
+use crate::process::{self, Scratch};
+
+/// Between two tries to reach the driver: short at first, because it is usually starting, and never long.
+const RETRY_WAIT: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+
+/// Largest message of the data port: one block of a shuffle file is 8 MiB.
+const DATA_MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Threads for control and data: none of them computes.
+const SERVICE_THREADS: usize = 2;
+
+/// Serves the driver.
+///
+/// # Errors
+/// A port or folder that cannot be used, a driver that does not answer or does not want this worker.
+pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
+    if args.until_stdin_closes {
+        process::end_with_stdin();
+    }
+    let scratch = Scratch::open(&args.resources)?;
+    let credentials = if args.environment {
+        Credentials::Environment
+    } else {
+        Credentials::CloudIdentity
+    };
+    let mut resources = process::resources(&args.resources, &scratch, credentials);
+    resources.spill_dir = scratch.path.join("spill");
+    std::fs::create_dir_all(&resources.spill_dir)
+        .map_err(|error| Problem::new(ErrorCode::LimitSpill, format!("no folder to spill into: {error}")))?;
+    let compute = process::runtime(resources.cores)?;
+    let service = process::runtime(SERVICE_THREADS)?;
+    let work_dir = scratch.path.join("shuffle");
+    let done = service.block_on(async {
+        let drain = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
+        let tls = TlsFiles::in_dir(&args.tls);
+        let data_bytes = Arc::new(ByteCounters::default());
+        let (listener, http) = (bind(args.data).await?, bind(args.http).await?);
+        let address = listener.local_addr().map_err(|error| process::no_signals(&error))?;
+        let host = args.advertise.clone().unwrap_or_else(|| address.ip().to_string());
+        let stop = CancellationToken::new();
+        let data = DataPort::router(&work_dir.display().to_string(), DATA_MESSAGE_BYTES_MAX);
+        let wall = Wall::Tls(Arc::new(ServerTls::mutual(tls.clone(), [Role::Driver, Role::Worker])));
+        let options = ServeOptions {
+            wall,
+            limits: TransportLimits::default(),
+            counters: Arc::clone(&data_bytes),
+        };
+        tokio::spawn(serve(listener, data, options, stop.clone()));
+        serve_http(args, http, &tls, Arc::clone(&data_bytes), stop.clone());
+        let hello = Hello {
+            worker_name: args.name.clone(),
+            incarnation: String::new(),
+            wire_version: WIRE_VERSION,
+            engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+            data_address: format!("{host}:{}", address.port()),
+            slots: u32::try_from(resources.cores).unwrap_or(u32::MAX),
+            memory_bytes: resources.memory.total,
+            pid: std::process::id(),
+        };
+        let worker = Worker {
+            tls: tls.clone(),
+            resources,
+            work_dir,
+            compute: compute.handle().clone(),
+            data_bytes,
+        };
+        let dialer = Dialer {
+            tls: Arc::new(ClientTls::new(tls)),
+            limits: TransportLimits::default(),
+            counters: Arc::new(ByteCounters::default()),
+        };
+        let done = attend(&worker, &dialer, &args.driver, hello, drain).await;
+        stop.cancel();
+        done
+    });
+    // Whatever still runs has nobody to report to.
+    compute.shutdown_background();
+    service.shutdown_background();
+    done
+}
+
+/// Attaches to the driver again and again until it sends the worker home.
+async fn attend(
+    worker: &Worker,
+    dialer: &Dialer,
+    driver: &str,
+    mut hello: Hello,
+    drain: CancellationToken,
+) -> Result<ExitCode, Problem> {
+    loop {
+        hello.incarnation = trireme_batch::incarnation();
+        let Some(attachment) = reach(dialer, driver, &hello, &drain).await? else {
+            return Ok(ExitCode::SUCCESS);
+        };
+        let ended = worker.serve(attachment, drain.clone()).await;
+        match ended.map_err(|error| Problem::new(ErrorCode::LimitSpill, error.to_string()))? {
+            Ended::Shutdown { reason } => {
+                tracing::info!(%reason, "sent home");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ended::Lost { reason } if drain.is_cancelled() => {
+                tracing::info!(%reason, "ended while draining");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ended::Lost { reason } => tracing::warn!(%reason, "the driver is gone; trying to reach it again"),
+        }
+    }
+}
+
+/// Attaches, as soon as the driver can be reached. `None` when the worker was told to end instead.
+async fn reach(
+    dialer: &Dialer,
+    driver: &str,
+    hello: &Hello,
+    drain: &CancellationToken,
+) -> Result<Option<Attachment>, Problem> {
+    let patience = Limits::default().executor_wait_max.get();
+    let started = Instant::now();
+    let mut waits = RETRY_WAIT
+        .iter()
+        .chain(std::iter::repeat(&RETRY_WAIT[RETRY_WAIT.len() - 1]));
+    loop {
+        let reason = match dialer.connect(driver, Role::Driver).await {
+            Ok(channel) => match attach(channel, hello.clone(), &ControlLimits::default()).await {
+                Ok(attachment) => return Ok(Some(attachment)),
+                Err(error) if !error.is_retryable() => {
+                    return Err(
+                        Problem::new(ErrorCode::NetworkTls, trireme_batch::problems::causes(&error))
+                            .remedy("driver and workers must be of one version and hold certificates of one job"),
+                    );
+                }
+                Err(error) => trireme_batch::problems::causes(&error),
+            },
+            Err(error) => trireme_batch::problems::causes(&error),
+        };
+        if started.elapsed() > patience {
+            return Err(Problem::new(ErrorCode::NetworkUnreachable, reason).remedy("check --driver and the network"));
+        }
+        tracing::debug!(%reason, "the driver cannot be reached yet");
+        let wait = waits.next().copied().unwrap_or(RETRY_WAIT[0]);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = drain.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn serve_http(
+    args: &WorkerArgs,
+    listener: tokio::net::TcpListener,
+    tls: &TlsFiles,
+    data: Arc<ByteCounters>,
+    stop: CancellationToken,
+) {
+    let (_, report) = watch::channel(Report::default());
+    let (_, ready) = watch::channel(true);
+    let scrape: metrics::Scrape = Arc::new(move || {
+        metrics::text(&[
+            (
+                "trireme_worker_data_sent_bytes",
+                "Bytes that the data port sent.",
+                data.sent(),
+            ),
+            (
+                "trireme_worker_data_received_bytes",
+                "Bytes that the data port received.",
+                data.received(),
+            ),
+        ])
+    });
+    let sources = HttpSources {
+        ready,
+        metrics: scrape,
+        report,
+    };
+    let options = ServeOptions {
+        wall: Wall::Tls(Arc::new(ServerTls::server_only(tls.clone()))),
+        limits: TransportLimits::http(),
+        counters: Arc::new(ByteCounters::default()),
+    };
+    tokio::spawn(serve(
+        listener,
+        router(sources, HttpOptions::new(args.token.clone())),
+        options,
+        stop,
+    ));
+}

@@ -1,0 +1,135 @@
+//! What a process needs before it can do anything: threads, signals, resources.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use trireme_batch::memory::MemoryBudget;
+use trireme_batch::session::Resources;
+use trireme_core::store::{Credentials, S3Options, StoreFactory};
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use crate::args::ResourceArgs;
+
+/// Exit code of a process that a second Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Threads for `cores` tasks.
+///
+/// # Errors
+/// A system that gives no threads.
+pub fn runtime(cores: usize) -> Result<Runtime, Problem> {
+    Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("trireme")
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::new(ErrorCode::Internal, format!("no threads could be started: {error}")))
+}
+
+/// Cores to use where none were asked for: those that this process may run on.
+pub fn cores(args: &ResourceArgs) -> usize {
+    let machine = || std::thread::available_parallelism().map_or(1, usize::from);
+    args.cores.map_or_else(machine, |cores| cores as usize)
+}
+
+/// A token that the first SIGINT or SIGTERM cancels. The second ends the process at once.
+///
+/// # Errors
+/// A system that lets no handler be installed.
+pub fn cancel_on_signal() -> io::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut interrupts, mut terminations) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupts.recv() => {}
+                _ = terminations.recv() => {}
+            }
+            if cancel.is_cancelled() {
+                std::process::exit(INTERRUPTED);
+            }
+            cancel.cancel();
+        }
+    });
+    Ok(token)
+}
+
+/// Ends the process at once when its standard input closes.
+pub fn end_with_stdin() {
+    std::thread::spawn(|| {
+        // Nothing is ever written to it; it ends with the process that holds the other end.
+        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+        std::process::exit(INTERRUPTED);
+    });
+}
+
+/// A scratch folder: the one that was asked for, or a temporary one that goes with the process.
+#[derive(Debug)]
+pub struct Scratch {
+    pub path: PathBuf,
+    /// Removes the folder when dropped.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Scratch {
+    /// Opens the folder of `args`, or makes one.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn open(args: &ResourceArgs) -> Result<Self, Problem> {
+        let failed = |path: &std::path::Path, error: io::Error| {
+            Problem::new(
+                ErrorCode::LimitSpill,
+                format!("the scratch folder {} cannot be used: {error}", path.display()),
+            )
+            .remedy("name another one with --scratch")
+        };
+        match &args.scratch {
+            Some(path) => {
+                std::fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+                Ok(Self {
+                    path: path.clone(),
+                    _temporary: None,
+                })
+            }
+            None => {
+                let made = tempfile::Builder::new().prefix("trireme-").tempdir();
+                let folder = made.map_err(|error| failed(&std::env::temp_dir(), error))?;
+                Ok(Self {
+                    path: folder.path().to_owned(),
+                    _temporary: Some(folder),
+                })
+            }
+        }
+    }
+}
+
+/// What plans of this process may use. `credentials` says where those for object stores come from.
+pub fn resources(args: &ResourceArgs, scratch: &Scratch, credentials: Credentials) -> Resources {
+    Resources {
+        memory: args.memory.map_or_else(MemoryBudget::of_this_process, |memory| {
+            MemoryBudget::split(memory.get())
+        }),
+        cores: cores(args),
+        spill_dir: scratch.path.clone(),
+        spill_bytes_max: args.spill.get(),
+        stores: Arc::new(StoreFactory::new(credentials, S3Options::default())),
+    }
+}
+
+/// Tells `problem` on standard error and gives the exit code that goes with it.
+pub fn fail(problem: &Problem) -> ExitCode {
+    crate::output::error_line(&problem.to_string());
+    ExitCode::from(problem.exit_code())
+}
+
+/// Signal handlers could not be installed.
+pub fn no_signals(error: &io::Error) -> Problem {
+    Problem::new(ErrorCode::Internal, format!("signals cannot be handled: {error}"))
+}

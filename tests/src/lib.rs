@@ -1,0 +1,22 @@
+//! What the suite under `suite/` stands on: it finds the `trireme` binary, runs it as a real process with a time limit,
+//! and reads what it says.
+//!
+//! It never links the engine: what a test knows, a user could know. It never sleeps either: it blocks on the next line, on
+//! the end of the process, or on the deadline, whichever comes first. Everything here reports by failing the test.
+#![expect(clippy::panic, reason = "a harness reports by failing the test")]
+
+mod oracle;
+mod process;
+mod scratch;
+
+use std::path::{Path, PathBuf};
+
+pub use oracle::{Engine, answers, compare};
+pub use process::{Line, Output, Program, Running, Stream, trireme};
+pub use scratch::{Scratch, batch_job};
+
+/// The root of the repository, where the paths in examples and documentation start.
+pub fn repository() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.expect("the crate lies in a folder of the repository").to_owned()
+}

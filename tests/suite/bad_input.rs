@@ -1,0 +1,332 @@
+//! Whatever goes in, what comes out is an error of the published list with its cause and a remedy, never a panic.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::thread;
+
+use trireme_tests::{Output, Program, Scratch, batch_job, trireme};
+
+/// A secret that a test passes in and that must not come out.
+const SECRET: &str = "hunter2hunter2";
+
+/// One manifest for each code; the exact texts are held beside the reader.
+#[test]
+fn manifests() {
+    let job = |fields: &str| batch_job("SELECT 1", fields);
+    let table = |field: &str| job(&format!("tables:\n- name: t\n  format: csv\n  {field}"));
+    let cases: &[(String, &str, &[&str])] = &[
+        (String::new(), "MANIFEST-DOCUMENTS", &["<stdin>:1"]),
+        (format!("{0}---\n{0}", job("")), "MANIFEST-DOCUMENTS", &["one document"]),
+        ("kind: [BatchJob".into(), "MANIFEST-SYNTAX", &["<stdin>:"]),
+        ("\0\u{1}\u{2}".into(), "MANIFEST-SYNTAX", &["<stdin>:1"]),
+        ("- a\n- b\n".into(), "MANIFEST-WRONG-TYPE", &["<stdin>:1"]),
+        (
+            job("executors:\n  min: two"),
+            "MANIFEST-WRONG-TYPE",
+            &["<stdin>:7:8", "spec.executors.min", "two"],
+        ),
+        (
+            job("").replace("BatchJob", "BatchJobs"),
+            "MANIFEST-WRONG-KIND",
+            &["BatchJobs", "did you mean"],
+        ),
+        (
+            job("").replace("v1alpha1", "v9"),
+            "MANIFEST-WRONG-API-VERSION",
+            &["trireme.dev/v9"],
+        ),
+        (
+            job("").replace("name: test", "name: Test_1"),
+            "MANIFEST-BAD-NAME",
+            &["Test_1", "metadata.name"],
+        ),
+        (
+            job("executers:\n  min: 1"),
+            "MANIFEST-UNKNOWN-FIELD",
+            &["<stdin>:6:3", "did you mean \"executors\""],
+        ),
+        (
+            job("executors:\n  cores: 0"),
+            "MANIFEST-OUT-OF-RANGE",
+            &["spec.executors.cores"],
+        ),
+        (
+            job("executors:\n  memory: 1Gb"),
+            "MANIFEST-BAD-VALUE",
+            &["spec.executors.memory", "1Gb"],
+        ),
+        (
+            job("executors:\n  min: 3\n  max: 2"),
+            "MANIFEST-RULE",
+            &["spec.executors", "max is 2"],
+        ),
+        (job("suspend: yes"), "MANIFEST-AMBIGUOUS-VALUE", &["true"]),
+        (
+            job("suspend: true\nsuspend: false"),
+            "MANIFEST-DUPLICATE-KEY",
+            &["suspend"],
+        ),
+        (
+            table("options: {}"),
+            "MANIFEST-MISSING-FIELD",
+            &["spec.tables[0].location"],
+        ),
+        (
+            table("location: gopher://host/t"),
+            "MANIFEST-BAD-LOCATION",
+            &["spec.tables[0].location", "gopher"],
+        ),
+        (
+            table(&format!("location: s3://key:{SECRET}@bucket/t")),
+            "MANIFEST-CREDENTIAL",
+            &["spec.tables[0].location"],
+        ),
+        (
+            format!("a: {}", "[".repeat(100_000)),
+            "MANIFEST-TOO-LARGE",
+            &["<stdin>:1"],
+        ),
+        (billion_laughs(), "MANIFEST-TOO-LARGE", &["<stdin>:"]),
+        ("#".repeat(5_000_000), "MANIFEST-TOO-LARGE", &["<stdin>"]),
+    ];
+    for (manifest, code, says) in cases {
+        for command in ["validate", "run"] {
+            let output = trireme([command, "-f", "-"]).stdin(manifest.clone()).run();
+            assert_error(&output, 2, code, says);
+        }
+    }
+}
+
+#[test]
+fn manifest_files() {
+    let scratch = Scratch::new();
+    let missing = scratch.path().join("nowhere.yaml");
+    for command in ["validate", "run", "explain"] {
+        let output = trireme([command, "-f", missing.to_str().unwrap()]).run();
+        assert_error(&output, 2, "MANIFEST-UNREADABLE", &["nowhere.yaml"]);
+    }
+    let latin1 = scratch.write("latin1.yaml", b"kind: caf\xe9");
+    let output = trireme(["run", "-f", latin1.to_str().unwrap()]).run();
+    assert_error(&output, 2, "MANIFEST-SYNTAX", &["latin1.yaml", "UTF-8"]);
+    let manifest = batch_job("", "").replace("sql: |", "sqlFrom:\n    file: nowhere.sql");
+    let job = scratch.write("job.yaml", manifest);
+    assert_error(
+        &trireme(["run", "-f", job.to_str().unwrap()]).run(),
+        2,
+        "MANIFEST-UNREADABLE",
+        &["nowhere.sql"],
+    );
+}
+
+#[test]
+fn statements() {
+    let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("SELEC 1", "SQL-SYNTAX", &["SELEC"]),
+        ("SELECT 1 FROM", "SQL-SYNTAX", &[]),
+        (";", "SQL-SYNTAX", &["no statement"]),
+        (&deep, "SQL-SYNTAX", &["recursion"]),
+        ("SELECT * FROM nowhere", "SQL-UNKNOWN-TABLE", &["nowhere"]),
+        ("SELECT * FROM tpch.tiny.nations", "SQL-UNKNOWN-TABLE", &["nations"]),
+        (
+            "SELECT n_nam FROM tpch.tiny.nation",
+            "SQL-UNKNOWN-COLUMN",
+            &["n_nam", "n_name"],
+        ),
+        (
+            "SELECT n_name FROM tpch.tiny.nation a JOIN tpch.tiny.nation b ON a.n_nationkey = b.n_nationkey",
+            "SQL-UNKNOWN-COLUMN",
+            &["n_name", "ambiguous"],
+        ),
+        ("SELECT fly(1)", "SQL-UNKNOWN-FUNCTION", &["fly"]),
+        ("SELECT date '1995-01-01' * true", "SQL-TYPE", &["Date", "Boolean"]),
+        ("SELECT $limit", "SQL-PARAMETER-MISSING", &["limit", "spec.parameters"]),
+        ("DELETE FROM tpch.tiny.nation", "SQL-UNSUPPORTED", &[]),
+        (
+            "SELECT 1 / (n_nationkey - n_nationkey) FROM tpch.tiny.nation",
+            "SQL-EXECUTION",
+            &["zero"],
+        ),
+        (
+            "SELECT CAST(n_name AS INT) FROM tpch.tiny.nation",
+            "SQL-EXECUTION",
+            &["TRY_CAST"],
+        ),
+    ];
+    for (sql, code, says) in cases {
+        assert_error(
+            &trireme(["run", "-f", "-"]).stdin(batch_job(sql, "")).run(),
+            3,
+            code,
+            says,
+        );
+    }
+    let output = trireme(["sql", "-c", "SELECT * FROM nowhere"]).run();
+    assert_error(&output, 3, "SQL-UNKNOWN-TABLE", &["nowhere"]);
+    let several = batch_job(
+        "CREATE VIEW a AS SELECT 1;\nCREATE VIEW b AS SELECT 2;\nSELECT x FROM a",
+        "",
+    );
+    let output = trireme(["run", "-f", "-"]).stdin(several).run();
+    assert_error(&output, 3, "SQL-UNKNOWN-COLUMN", &["statement 3 of 3"]);
+}
+
+/// Long but harmless, and the classic way to overflow a planner's stack.
+#[test]
+fn an_expression_of_many_terms_is_no_crash() {
+    let sql = format!("SELECT {} AS terms", vec!["1"; 5_000].join(" + "));
+    let output = trireme(["run", "-f", "-"]).stdin(batch_job(&sql, "")).run();
+    match output.status.code() {
+        Some(0) => assert!(output.stdout.contains("5000"), "{output}"),
+        _ => assert_error(&output, 3, "SQL-", &[]),
+    }
+}
+
+#[test]
+fn files() {
+    let scratch = Scratch::new();
+    scratch.write("garbage.parquet", "this is not Parquet at all, not even close to it");
+    // A footer that claims to be 2 GiB long.
+    scratch.write(
+        "lying.parquet",
+        [&b"PAR1"[..], &[0; 16], &[0xff, 0xff, 0xff, 0x7f], b"PAR1"].concat(),
+    );
+    scratch.write("empty.parquet", "");
+    scratch.write("garbage.arrow", "ARROW1\0\0 and then nothing of the kind ARROW1");
+    scratch.write("ragged.csv", "a,b\n1,2\n3\n");
+    scratch.write("broken.json", "{\"a\": 1}\n{\"a\": \n");
+    scratch.write("broken.csv.gz", "no gzip");
+    scratch.write("partly.csv", format!("a\n{}words\n", "1\n".repeat(5_000)));
+    let cases: &[(&str, &str, &str, &str)] = &[
+        ("nowhere.parquet", "parquet", "DATA-NOT-FOUND", "nowhere.parquet"),
+        ("nowhere/*.csv", "csv", "DATA-NOT-FOUND", "nowhere"),
+        ("garbage.parquet", "parquet", "DATA-MALFORMED", "garbage.parquet"),
+        ("lying.parquet", "parquet", "DATA-MALFORMED", "lying.parquet"),
+        ("empty.parquet", "parquet", "DATA-MALFORMED", "empty.parquet"),
+        ("garbage.arrow", "arrow", "DATA-MALFORMED", "garbage.arrow"),
+        ("ragged.csv", "csv", "DATA-MALFORMED", "ragged.csv"),
+        ("broken.json", "json", "DATA-MALFORMED", "broken.json"),
+        ("broken.csv.gz", "csv", "DATA-MALFORMED", "broken.csv.gz"),
+        ("partly.csv", "csv", "DATA-MALFORMED", "partly.csv"),
+    ];
+    for (file, format, code, says) in cases {
+        let output = read_table(scratch.path().join(file).to_str().unwrap(), format).run();
+        assert_error(&output, 4, code, &[says]);
+    }
+}
+
+#[test]
+fn destinations() {
+    let scratch = Scratch::new();
+    scratch.write("taken/report.parquet", "somebody's data");
+    let fields = format!("result:\n  location: {}\n", scratch.path().join("taken").display());
+    let output = trireme(["run", "-f", "-"])
+        .stdin(batch_job("SELECT 1 AS x", &fields))
+        .run();
+    assert_error(&output, 4, "DATA-DESTINATION-EXISTS", &["taken"]);
+}
+
+#[test]
+fn credentials_that_are_refused() {
+    let output = with_s3(read_table("s3://bucket/table.parquet", "parquet"), refusing_server()).run();
+    assert_error(&output, 5, "CREDENTIALS-REFUSED", &["bucket"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_reached() {
+    // The port was ours a moment ago and listens no more.
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let output = with_s3(read_table("s3://bucket/table.parquet", "parquet"), port).run();
+    assert_error(&output, 6, "NETWORK-UNREACHABLE", &["127.0.0.1", "endpoint"]);
+}
+
+#[test]
+fn a_deadline_that_passes() {
+    let manifest = batch_job("SELECT sum(l_tax) FROM tpch.sf100.lineitem", "activeDeadlineSeconds: 1");
+    let output = trireme(["run", "-f", "-"]).stdin(manifest).run();
+    assert_error(&output, 7, "LIMIT-DEADLINE", &["activeDeadlineSeconds"]);
+}
+
+#[test]
+fn more_statements_than_allowed() {
+    let output = trireme(["run", "-f", "-"])
+        .stdin(batch_job(&"SELECT 1;\n".repeat(20_000), ""))
+        .run();
+    assert_error(&output, 7, "LIMIT-STATEMENTS", &["20000"]);
+}
+
+/// The contract of an error: its exit code, its code, its cause (`says`), and what to do about it: the place, what would be
+/// allowed, or a remedy. Nothing on stdout, no panic, no text of a library's, no secret.
+fn assert_error(output: &Output, exit: i32, code: &str, says: &[&str]) {
+    assert_eq!(
+        output.status.code(),
+        Some(exit),
+        "expected {code} with exit code {exit}\n{output}"
+    );
+    for expected in [&format!("error[{code}")]
+        .into_iter()
+        .map(String::as_str)
+        .chain(says.iter().copied())
+    {
+        assert!(output.stderr.contains(expected), "{expected:?} is not in\n{output}");
+    }
+    let guides = [" --> ", "  = allowed: ", "  = help: "];
+    assert!(
+        guides.iter().any(|guide| output.stderr.contains(guide)),
+        "no way out of\n{output}"
+    );
+    assert!(output.stdout.is_empty(), "what failed has no result\n{output}");
+    for unwanted in ["panicked", "RUST_BACKTRACE", "DataFusion error", SECRET] {
+        assert!(!output.stderr.contains(unwanted), "{unwanted:?} is in\n{output}");
+    }
+}
+
+/// A job that reads all of a table over `location`.
+fn read_table(location: &str, format: &str) -> Program {
+    let fields = format!("tables:\n- name: t\n  location: {location}\n  format: {format}");
+    trireme(["run", "-f", "-"]).stdin(batch_job("SELECT * FROM t", &fields))
+}
+
+fn with_s3(program: Program, port: u16) -> Program {
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{port}")),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+    ];
+    variables
+        .into_iter()
+        .fold(program, |program, (name, value)| program.variable(name, value))
+}
+
+/// An S3 server that knows nobody. Its thread ends with the test binary: it holds nothing but a socket.
+fn refusing_server() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let body = "<?xml version=\"1.0\"?><Error><Code>InvalidAccessKeyId</Code><Message>no such key</Message></Error>";
+    let response = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // The head of the request ends with an empty line; these requests have no body.
+            let lines = BufReader::new(&mut stream).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            // A client that went away is its own problem.
+            let _ = stream.write_all(response.as_bytes());
+        }
+    });
+    port
+}
+
+/// Each alias doubles what it stands for: 2^64 leaves in a kilobyte.
+fn billion_laughs() -> String {
+    let levels = (1..64).map(|level| format!("a{level}: &a{level} [*a{0}, *a{0}]\n", level - 1));
+    format!("a0: &a0 x\n{}", levels.collect::<String>())
+}

@@ -1,0 +1,8 @@
+//! Trireme from the outside: processes, files, exit codes and what is printed.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test reports by failing")]
+
+mod arch;
+mod bad_input;
+mod cli;
+mod examples;
+mod tpch;

@@ -1,0 +1,194 @@
+//! TPC-H: all 22 queries, equal to two engines that we trust, in process and on workers.
+//!
+//! The data are made once per test run and exported to Parquet, from which everybody reads. Scale factor 0.1 is the smallest
+//! at which every query has rows to answer with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use trireme_tests::{Engine, Scratch, answers, batch_job, compare, repository, trireme};
+
+const SCHEMA: &str = "sf0_1";
+
+/// Tables and their rows at scale factor 0.1; the specification (clause 4.2.5) gives these numbers, lineitem's for SF 1.
+const TABLES: [(&str, u32); 8] = [
+    ("customer", 15_000),
+    ("lineitem", 600_572),
+    ("nation", 25),
+    ("orders", 150_000),
+    ("part", 20_000),
+    ("partsupp", 80_000),
+    ("region", 5),
+    ("supplier", 1_000),
+];
+
+/// A query may take this long on two cores that other tests use too.
+const QUERY_LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn tpch_in_process() {
+    check(0, &Source::files());
+}
+
+/// The generator read in place of files: another scan, the same answers.
+#[test]
+fn tpch_generated() {
+    check(0, &Source::generator());
+}
+
+#[test]
+fn tpch_workers_1() {
+    check(1, &Source::files());
+}
+
+#[test]
+fn tpch_workers_2() {
+    check(2, &Source::files());
+}
+
+#[test]
+fn tpch_workers_3() {
+    check(3, &Source::files());
+}
+
+/// Runs every query on `workers` worker processes (0: in process) and compares the answers with both oracles.
+fn check(workers: u32, source: &Source) {
+    let oracles = Oracles::get();
+    let scratch = Scratch::new();
+    let workers = workers.to_string();
+    let mut arguments = vec!["run", "-f", "-"];
+    if workers != "0" {
+        arguments.extend(["--workers", &workers]);
+    }
+    for (name, sql) in queries() {
+        let out = scratch.path().join(&name);
+        let fields = format!(
+            "{}result:\n  location: {}\n  format: parquet\n",
+            source.tables,
+            out.display()
+        );
+        let manifest = batch_job(&format!("{}{sql}", source.statements), &fields);
+        let _ = trireme(&arguments).stdin(manifest).limit(QUERY_LIMIT).run().succeeded();
+    }
+    for expected in [&oracles.datafusion, &oracles.duckdb] {
+        let lines = compare(expected, scratch.path());
+        assert_eq!(lines.lines().count(), 22, "{lines}");
+    }
+}
+
+fn queries() -> Vec<(String, String)> {
+    let files = fs::read_dir(query_folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut queries: Vec<_> = files
+        .map(|file| {
+            (
+                file.file_stem().unwrap().to_string_lossy().into_owned(),
+                fs::read_to_string(&file).unwrap(),
+            )
+        })
+        .collect();
+    queries.sort();
+    assert_eq!(queries.len(), 22);
+    queries
+}
+
+fn query_folder() -> PathBuf {
+    repository().join("tests/tpch")
+}
+
+/// Where a query's tables come from.
+struct Source {
+    /// Statements before the query.
+    statements: String,
+    /// Fields of `spec`.
+    tables: String,
+}
+
+impl Source {
+    fn files() -> Source {
+        let data = &Oracles::get().data;
+        let table = |(name, _): &(&str, u32)| {
+            format!(
+                "- name: {name}\n  location: {}/\n  format: parquet\n",
+                data.join(name).display()
+            )
+        };
+        let tables = format!("tables:\n{}", TABLES.iter().map(table).collect::<String>());
+        Source {
+            statements: String::new(),
+            tables,
+        }
+    }
+
+    fn generator() -> Source {
+        let statements = format!(
+            "SET datafusion.catalog.default_catalog = 'tpch';\nSET datafusion.catalog.default_schema = '{SCHEMA}';\n"
+        );
+        Source {
+            statements,
+            tables: String::new(),
+        }
+    }
+}
+
+/// The data as Parquet, and the trusted answers over them.
+struct Oracles {
+    data: PathBuf,
+    datafusion: PathBuf,
+    duckdb: PathBuf,
+}
+
+impl Oracles {
+    /// Made by the first test that asks, below cargo's folder for tests' files, and made anew in every run: answers of an
+    /// older exporter must not vouch for a newer one.
+    fn get() -> &'static Oracles {
+        static ORACLES: OnceLock<Oracles> = OnceLock::new();
+        ORACLES.get_or_init(|| {
+            let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tpch");
+            if folder.exists() {
+                fs::remove_dir_all(&folder).unwrap();
+            }
+            let (data, datafusion, duckdb) = (folder.join("data"), folder.join("datafusion"), folder.join("duckdb"));
+            export(&data);
+            answers(Engine::DataFusion, &data, &query_folder(), &datafusion);
+            answers(Engine::DuckDb, &data, &query_folder(), &duckdb);
+            compare(&datafusion, &duckdb);
+            Oracles {
+                data,
+                datafusion,
+                duckdb,
+            }
+        })
+    }
+}
+
+/// Writes every table with COPY, and checks that all of it arrived.
+fn export(data: &Path) {
+    fs::create_dir_all(data).unwrap();
+    let copy = |(name, _): &(&str, u32)| {
+        format!(
+            "COPY tpch.{SCHEMA}.{name} TO '{}/' STORED AS PARQUET;\n",
+            data.join(name).display()
+        )
+    };
+    let manifest = batch_job(&TABLES.iter().map(copy).collect::<String>(), "");
+    let _ = trireme(["run", "-f", "-"]).stdin(manifest).run().succeeded();
+    let count = |(name, _): &(&str, u32)| format!("SELECT '{name}' AS name, count(*) AS rows FROM {name}");
+    let sql = format!(
+        "{} ORDER BY name",
+        TABLES.iter().map(count).collect::<Vec<_>>().join(" UNION ALL ")
+    );
+    let scratch = Scratch::new();
+    let queries = scratch.path().join("queries");
+    scratch.write("queries/rows.sql", format!("-- order: 1\n{sql}"));
+    answers(Engine::DuckDb, data, &queries, &scratch.path().join("found"));
+    let row = |(name, rows): &(&str, u32)| format!("('{name}', {rows})");
+    let rows = TABLES.iter().map(row).collect::<Vec<_>>().join(", ");
+    scratch.write(
+        "queries/rows.sql",
+        format!("SELECT * FROM (VALUES {rows}) AS t(name, rows)"),
+    );
+    answers(Engine::DuckDb, data, &queries, &scratch.path().join("expected"));
+    compare(&scratch.path().join("expected"), &scratch.path().join("found"));
+}
