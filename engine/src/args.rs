@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use trireme_spec::quantity::Bytes;
 
-/// Batch jobs, streaming jobs and task clusters: one engine, on a laptop or on Kubernetes.
+/// Batch jobs over files: one engine, in one process or on a driver and workers.
 #[derive(Debug, Parser)]
 #[command(name = "trireme", version, propagate_version = true, max_term_width = 100)]
 #[command(
@@ -194,7 +194,7 @@ pub struct DriverArgs {
     /// A file with the bearer token that /metrics and /report ask for.
     #[arg(long, value_name = "FILE")]
     pub token: Option<PathBuf>,
-    /// Where the journal is kept: a folder or an s3:// URL. Without it a restarted driver starts the job over.
+    /// Where tables go that are created without a location: a folder or an s3:// URL that driver and workers share.
     #[arg(long, value_name = "URL")]
     pub storage: Option<String>,
     /// Tasks that all workers run at a time [default: from spec.executors].

@@ -37,7 +37,7 @@ const RESTART_WAIT: Duration = Duration::from_millis(200);
 /// # Errors
 /// Processes that cannot be started. What stops the job itself is told by the driver, whose exit code becomes ours.
 pub fn run(args: &RunArgs, job: &BatchJob, scratch: &Scratch, workers: u32, log: &str) -> Result<ExitCode, Problem> {
-    process::runtime(1)?.block_on(async {
+    process::run_to_end(1, async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         let cluster = LocalCluster::prepare(args, job, scratch, workers, log)?;
         cluster.run(cancel).await
@@ -115,11 +115,14 @@ impl<'a> LocalCluster<'a> {
         let mut told = false;
         let ended = loop {
             tokio::select! {
+                biased;
                 ended = driver.child.wait() => break ended,
                 Some(number) = crew.lost() => {
                     starts += 1;
-                    if starts <= WORKER_STARTS_MAX {
-                        tokio::time::sleep(RESTART_WAIT).await;
+                    // Workers that were sent home may end a moment before the driver does.
+                    tokio::time::sleep(RESTART_WAIT).await;
+                    let running = matches!(driver.child.try_wait(), Ok(None));
+                    if running && starts <= WORKER_STARTS_MAX {
                         crew.watch(number, self.start_worker(number, starts, &control)?);
                     }
                 }
@@ -252,6 +255,8 @@ impl Crew {
                     }
                 }
                 () = stop.cancelled() => {
+                    // One that the driver sent home is on its way; one that came too late does not know yet.
+                    signal(&worker.child, Signal::TERM);
                     if tokio::time::timeout(LEAVE_PATIENCE, worker.child.wait()).await.is_err() {
                         // Dropping the child kills it.
                         tracing::warn!(worker = number, "a worker did not leave in time; killing it");
@@ -279,7 +284,7 @@ fn signal(child: &Child, signal: Signal) {
     if let Some(pid) = pid
         && let Err(error) = kill_process(pid, signal)
     {
-        tracing::debug!(%error, "the driver is gone already");
+        tracing::debug!(%error, "the process is gone already");
     }
 }
 

@@ -31,6 +31,18 @@ pub fn runtime(cores: usize) -> Result<Runtime, Problem> {
         .map_err(|error| Problem::new(ErrorCode::Internal, format!("no threads could be started: {error}")))
 }
 
+/// Runs `work` on `cores` threads. What it leaves running when it ends is not waited for: nobody wants it any more.
+///
+/// # Errors
+/// As [`runtime`], and those of `work`.
+pub fn run_to_end<T>(cores: usize, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    trireme_batch::panics::keep_quiet();
+    let runtime = runtime(cores)?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}
+
 /// Cores to use where none were asked for: those that this process may run on.
 pub fn cores(args: &ResourceArgs) -> usize {
     let machine = || std::thread::available_parallelism().map_or(1, usize::from);

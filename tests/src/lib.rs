@@ -5,13 +5,17 @@
 //! the end of the process, or on the deadline, whichever comes first. Everything here reports by failing the test.
 #![expect(clippy::panic, reason = "a harness reports by failing the test")]
 
+mod cluster;
 mod oracle;
+mod proc;
 mod process;
 mod scratch;
 
 use std::path::{Path, PathBuf};
 
+pub use cluster::{Cluster, ClusterLog, Launch, Place, Worker};
 pub use oracle::{Engine, answers, compare};
+pub use proc::{children, command_line, is_alive, listeners};
 pub use process::{Line, Output, Program, Running, Stream, trireme};
 pub use scratch::{Scratch, batch_job};
 

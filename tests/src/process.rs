@@ -212,7 +212,7 @@ impl Running {
     }
 
     /// Blocks until a line comes that meets `condition`, at most for `limit`. `awaited` names it in the failure.
-    pub fn wait_for(&mut self, awaited: &str, limit: Duration, condition: impl Fn(&Line) -> bool) -> Line {
+    pub fn wait_for(&mut self, awaited: &str, limit: Duration, mut condition: impl FnMut(&Line) -> bool) -> Line {
         let deadline = Instant::now() + limit;
         while self.seen.streams_closed < 2 {
             match self.next(deadline) {

@@ -23,7 +23,7 @@ fn manifests() {
         (
             job("executors:\n  min: two"),
             "MANIFEST-WRONG-TYPE",
-            &["<stdin>:7:8", "spec.executors.min", "two"],
+            &["<stdin>:7:10", "spec.executors.min", "two"],
         ),
         (
             job("").replace("BatchJob", "BatchJobs"),

@@ -5,4 +5,5 @@ mod arch;
 mod bad_input;
 mod cli;
 mod examples;
+mod recovery;
 mod tpch;

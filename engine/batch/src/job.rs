@@ -2,6 +2,7 @@
 //!
 //! What happens is told as [`JobEvent`]s; who listens decides what to show. Nothing here prints.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,10 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
@@ -17,11 +21,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
-use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 use trireme_spec::report::StageReport;
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
 use crate::local::LocalEngine;
+use crate::panics;
 use crate::sink::{self, Begun, Writer, Written};
 use crate::statements::{self, SOURCE, Work, statement_problem};
 use crate::tables;
@@ -149,8 +154,7 @@ impl Job {
             tracing::info!(job = %self.order.name, statement = index + 1, total, sql = %summary, "statement started");
             self.tell(JobEvent::StatementStarted { index, total, summary }).await;
             let started = Instant::now();
-            let (result, counters) = self
-                .run_statement(index, index + 1 == total, statement)
+            let (result, counters) = panics::caught(self.run_statement(index, index + 1 == total, statement))
                 .await
                 .map_err(|problem| statements::in_statement(problem, index, total))?;
             let outcome = StatementOutcome {
@@ -200,6 +204,7 @@ impl Job {
     ) -> Result<(StatementResult, PlanCounters), Problem> {
         let told = |error| statement_problem(&error);
         let plan = self.session.state().create_physical_plan(&plan).await.map_err(told)?;
+        let files = scanned_files(plan.as_ref());
         let mut running = engine.submit(plan, self.session.task_ctx()).await.map_err(told)?;
         let mut preview = Preview {
             schema: running.rows.schema(),
@@ -219,7 +224,7 @@ impl Job {
                             preview.batches.push(batch.slice(0, keep));
                         }
                     }
-                    Some(Err(error)) => return Err(statement_problem(&error)),
+                    Some(Err(error)) => return Err(naming(statement_problem(&error), &files)),
                     None => break,
                 },
                 _ = ticks.tick() => self.tell_progress(index, running.progress.as_ref()),
@@ -236,6 +241,7 @@ impl Job {
     ) -> Result<(StatementResult, PlanCounters), Problem> {
         let told = |error| statement_problem(&error);
         let input = self.session.state().create_physical_plan(&input).await.map_err(told)?;
+        let files = scanned_files(input.as_ref());
         let write = match sink::begin(&self.session, &self.order.writer, index, &destination, input).await? {
             Begun::Run(write) => write,
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
@@ -253,7 +259,7 @@ impl Job {
                     Some(Ok(batch)) => receipts.push(batch),
                     Some(Err(error)) => {
                         write.abandon().await;
-                        return Err(statement_problem(&error));
+                        return Err(naming(statement_problem(&error), &files));
                     }
                     None => break,
                 },
@@ -278,6 +284,41 @@ impl Job {
         // Nobody listening is no reason to stop the job.
         drop(self.events.send(event).await);
     }
+}
+
+/// Files that are named in an error at most: it is one of them, and more would hide it.
+const FILES_NAMED_MAX: usize = 3;
+
+/// The first files that `plan` reads, for errors of decoders, which know no names.
+fn scanned_files(plan: &dyn ExecutionPlan) -> Vec<String> {
+    let mut files = Vec::new();
+    collect_files(plan, &mut files);
+    files
+}
+
+fn collect_files(plan: &dyn ExecutionPlan, files: &mut Vec<String>) {
+    if let Some(source) = plan.downcast_ref::<DataSourceExec>() {
+        let source: &dyn Any = source.data_source().as_ref();
+        if let Some(scan) = source.downcast_ref::<FileScanConfig>() {
+            let names = scan
+                .file_groups
+                .iter()
+                .flat_map(|group| group.iter())
+                .map(|file| file.object_meta.location.to_string());
+            files.extend(names.take(FILES_NAMED_MAX.saturating_sub(files.len())));
+        }
+    }
+    for child in plan.children() {
+        collect_files(child.as_ref(), files);
+    }
+}
+
+/// Says which files were being read when data could not be.
+fn naming(mut problem: Problem, files: &[String]) -> Problem {
+    if problem.code.class() == ErrorClass::Data && !files.is_empty() {
+        problem.message = format!("{} (reading {})", problem.message, files.join(", "));
+    }
+    problem
 }
 
 /// Checks a job's SQL as far as it can be checked without reading data.

@@ -10,6 +10,7 @@ pub mod explain;
 pub mod job;
 pub mod local;
 pub mod memory;
+pub mod panics;
 pub mod problems;
 pub mod report;
 pub mod session;

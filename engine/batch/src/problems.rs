@@ -9,6 +9,7 @@ use std::io;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
 use datafusion::parquet::errors::ParquetError;
+use datafusion::sql::sqlparser::parser::ParserError;
 use trireme_core::store::{StoreError, StoreFault};
 use trireme_spec::problem::{ErrorCode, Location, Problem};
 
@@ -117,6 +118,12 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Root<'a>> {
 fn of_datafusion(error: &DataFusionError) -> Problem {
     let text = first_line(&error.message());
     match error {
+        DataFusionError::SQL(parser, _) if matches!(**parser, ParserError::RecursionLimitExceeded) => Problem::new(
+            ErrorCode::SqlSyntax,
+            "the statement is nested too deeply for the parser's recursion limit",
+        )
+        .remedy("take it apart: a view or WITH can name the inner parts"),
+        DataFusionError::ExecutionJoin(join) if join.is_panic() => crate::panics::problem_of_last(),
         DataFusionError::SQL(..) => Problem::new(ErrorCode::SqlSyntax, sql_text(&error.strip_backtrace()))
             .remedy("the statement does not parse; check the text near that position"),
         DataFusionError::SchemaError(schema, _) => of_schema(schema),
@@ -173,8 +180,10 @@ fn of_schema(error: &SchemaError) -> Problem {
         }
         SchemaError::AmbiguousReference { .. }
         | SchemaError::DuplicateQualifiedField { .. }
-        | SchemaError::DuplicateUnqualifiedField { .. } => Problem::new(ErrorCode::SqlUnknownColumn, error.to_string())
-            .remedy("put the table's name or alias before the column's"),
+        | SchemaError::DuplicateUnqualifiedField { .. } => {
+            Problem::new(ErrorCode::SqlUnknownColumn, first_line(&error.to_string()))
+                .remedy("put the table's name or alias before the column's")
+        }
     }
 }
 
@@ -295,9 +304,17 @@ fn sql_text(text: &str) -> String {
     inner.unwrap_or(text).replace("\\\"", "\"")
 }
 
-/// The first line: libraries append backtraces and advice to report bugs to them.
+/// The first line, as a phrase: libraries append backtraces and advice to report bugs to them.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+    let line = text.lines().next().unwrap_or_default().trim_end_matches('.');
+    let mut letters = line.chars();
+    match (letters.next(), letters.clone().next()) {
+        // A capital alone begins a sentence; two in a row begin a name.
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => line.to_owned(),
+    }
 }
 
 /// An error with its causes, on one line.

@@ -43,6 +43,8 @@ pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
         .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, CONSUMERS_NAMED)))
         .with_temp_file_path(resources.spill_dir.clone())
         .with_max_temp_directory_size(resources.spill_bytes_max)
+        // A listing must show what an earlier statement wrote.
+        .with_object_list_cache_limit(0)
         .with_object_store_registry(Arc::new(Stores::new(Arc::clone(&resources.stores))))
         .build_arc()
 }

@@ -102,7 +102,7 @@ pub struct BatchJobSpec {
     /// Where to read the SQL statements from, instead of `sql`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql_from: Option<SqlFrom>,
-    /// Values for the parameters of the statements: `:name` in SQL takes the value of `name`. Values are strings, numbers
+    /// Values for the parameters of the statements: `$name` in SQL takes the value of `name`. Values are strings, numbers
     /// or booleans.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]

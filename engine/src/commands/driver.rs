@@ -42,7 +42,7 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
         Credentials::CloudIdentity
     };
     let resources = process::resources(&args.resources, &scratch, credentials);
-    process::runtime(resources.cores.max(2))?.block_on(async {
+    process::run_to_end(resources.cores.max(2), async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         let manifest = read_job(&args.job, Target::Kubernetes).map_err(first_after_telling)?;
         let warehouse = format!(
@@ -60,8 +60,7 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             generation: 1,
             slots: args
                 .slots
-                .map_or_else(|| spec.executors.ceiling().max(1) * spec.executors.cores, |slots| slots)
-                as usize,
+                .unwrap_or_else(|| spec.executors.ceiling().max(1) * spec.executors.cores) as usize,
             tls: files.clone(),
             scratch: scratch.path.clone(),
             limits: order.limits.clone(),

@@ -45,7 +45,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
     };
     let scratch = Scratch::open(&all)?;
     let resources = process::resources(&all, &scratch, Credentials::Environment);
-    let text = process::runtime(resources.cores)?.block_on(async {
+    let text = process::run_to_end(resources.cores, async {
         let session =
             session::session(&resources, &LocalEngine).map_err(|error| problem_of(&error, "the engine's settings"))?;
         explain(&Arc::new(order), &session, slots).await

@@ -34,10 +34,12 @@ pub fn read_text(file: &Path, bytes_max: u64) -> Result<(String, String), Proble
     })?;
     if bytes.len() as u64 > bytes_max {
         let text = format!("{name} is larger than {bytes_max} bytes");
-        return Err(Problem::new(ErrorCode::ManifestTooLarge, text));
+        return Err(Problem::new(ErrorCode::ManifestTooLarge, text)
+            .remedy("put long SQL into a file and name it in spec.sqlFrom"));
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Problem::new(ErrorCode::ManifestSyntax, format!("{name} is not UTF-8 text: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Problem::new(ErrorCode::ManifestSyntax, format!("{name} is not UTF-8 text: {error}")).remedy("save it as UTF-8")
+    })?;
     Ok((name, text))
 }
 

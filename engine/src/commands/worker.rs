@@ -57,6 +57,7 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
     resources.spill_dir = scratch.path.join("spill");
     std::fs::create_dir_all(&resources.spill_dir)
         .map_err(|error| Problem::new(ErrorCode::LimitSpill, format!("no folder to spill into: {error}")))?;
+    trireme_batch::panics::keep_quiet();
     let compute = process::runtime(resources.cores)?;
     let service = process::runtime(SERVICE_THREADS)?;
     let work_dir = scratch.path.join("shuffle");

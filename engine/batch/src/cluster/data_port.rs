@@ -129,7 +129,7 @@ mod tests {
             file_kind: ShuffleFileKind::Data,
             byte_ranges: Vec::new(),
         };
-        protobuf::Action::try_from(action).unwrap().encode_to_vec()
+        TryInto::<protobuf::Action>::try_into(action).unwrap().encode_to_vec()
     }
 
     #[test]

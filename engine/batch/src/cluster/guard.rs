@@ -1,6 +1,6 @@
-//! Stands between a task's plan and its shuffle writer, and ends the plan's streams when the task is cancelled.
+//! Stands over a leaf of a task's plan and ends its stream when the task is cancelled.
 //!
-//! The writers spawn their own work and outlive the future that drives them; cutting their input is what stops them.
+//! Shuffle writers spawn their own work and outlive the future that drives them; cutting what they read is what stops them.
 
 use std::fmt;
 use std::sync::Arc;

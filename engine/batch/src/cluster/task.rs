@@ -193,8 +193,7 @@ fn bind_writer(
     let Some(child) = stage.children().into_iter().next().cloned() else {
         return internal_err!("the plan of stage {} does not end in a shuffle writer", order.stage);
     };
-    let child = bind_readers(restrict(child, &partition)?, environment)?;
-    let child = Arc::new(TaskGuardExec::new(child, cancel));
+    let child = bind_leaves(restrict(child, &partition)?, environment, &cancel)?;
     let (run, task) = (JobId::new(order.run.as_str()), order.task as usize);
     let (number, folder) = (order.stage as usize, environment.work_dir.clone());
     if let Some(writer) = stage.downcast_ref::<SortShuffleWriterExec>() {
@@ -213,15 +212,25 @@ fn bind_writer(
     internal_err!("the plan of stage {} ends in {}", order.stage, stage.name())
 }
 
-fn bind_readers(plan: Arc<dyn ExecutionPlan>, environment: &TaskEnvironment) -> Result<Arc<dyn ExecutionPlan>> {
+/// Gives readers this worker's folder and connections, and puts a guard over every leaf, so that a cancelled task ends also
+/// where an operator would first read all of its input.
+fn bind_leaves(
+    plan: Arc<dyn ExecutionPlan>,
+    environment: &TaskEnvironment,
+    cancel: &CancellationToken,
+) -> Result<Arc<dyn ExecutionPlan>> {
     let bound = plan.transform_up(|node| {
-        Ok(match node.downcast_ref::<ShuffleReaderExec>() {
+        if !node.children().is_empty() {
+            return Ok(Transformed::no(node));
+        }
+        let leaf: Arc<dyn ExecutionPlan> = match node.downcast_ref::<ShuffleReaderExec>() {
             Some(reader) => {
                 let reader = reader.with_work_dir(environment.work_dir.clone());
-                Transformed::yes(Arc::new(reader.with_client_pool(Arc::clone(&environment.clients))))
+                Arc::new(reader.with_client_pool(Arc::clone(&environment.clients)))
             }
-            None => Transformed::no(node),
-        })
+            None => node,
+        };
+        Ok(Transformed::yes(Arc::new(TaskGuardExec::new(leaf, cancel.clone()))))
     })?;
     Ok(bound.data)
 }

@@ -21,6 +21,7 @@ use prost::Message;
 use tokio::runtime::Handle;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trireme_core::store::StoreFactory;
 use trireme_core::tls::TlsFiles;
 use trireme_exchange::bytes_count::ByteCounters;
@@ -39,6 +40,9 @@ use crate::session::{Resources, runtime};
 
 /// Plans kept for stages whose tasks may still come: one driver runs few queries at a time.
 const PLANS_KEPT_MAX: usize = 1024;
+
+/// Cancelled tasks end at their next batch; one that does not is left behind.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a worker is made of.
 pub struct Worker {
@@ -96,6 +100,14 @@ impl Worker {
             reason = attached.live(heart, drain) => Ended::Lost { reason },
         };
         attached.stop.cancel();
+        attached.running.close();
+        // Tasks that end late would write into the folder of the next attachment.
+        if tokio::time::timeout(STOP_PATIENCE, attached.running.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("tasks of a lost attachment are still running");
+        }
         drop(link);
         clear(&self.work_dir)?;
         Ok(ended)
@@ -134,6 +146,7 @@ struct Attached {
     spilled: Arc<AtomicU64>,
     /// Ends every task.
     stop: CancellationToken,
+    running: TaskTracker,
 }
 
 impl Attached {
@@ -159,6 +172,7 @@ impl Attached {
             tasks: Arc::default(),
             spilled: Arc::default(),
             stop: CancellationToken::new(),
+            running: TaskTracker::new(),
         })
     }
 
@@ -255,7 +269,7 @@ impl Attached {
             let context = context?;
             run_task(&order, &plan.plan, Arc::new(context), &environment, cancel).await
         };
-        self.compute.spawn(async move {
+        let attempt = async move {
             // A task of its own, so that a panic in user data costs one attempt and not the worker.
             let outcome = tokio::spawn(work).await;
             tasks.lock().remove(&task);
@@ -273,7 +287,8 @@ impl Attached {
                     report_failure(&link, task, TaskFailure::Application(problem)).await;
                 }
             }
-        });
+        };
+        self.running.spawn_on(attempt, &self.compute);
     }
 
     fn context(&self, plan: &StageOrder, task: u64) -> Result<TaskContext, DataFusionError> {

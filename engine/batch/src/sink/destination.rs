@@ -9,7 +9,7 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
 use datafusion::prelude::SessionContext;
 use trireme_batch_durable::commit::WriteMode;
-use trireme_spec::batch_job::{ResultCompression, ResultSink};
+use trireme_spec::batch_job::{FileFormat, ResultCompression, ResultSink};
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::statements::statement_problem;
@@ -50,7 +50,7 @@ impl Destination {
         if let Some(compression) = result.compression {
             options.insert(
                 "format.compression".to_owned(),
-                result_compression(compression).to_owned(),
+                result_compression(compression, result.format).to_owned(),
             );
         }
         Self {
@@ -65,15 +65,18 @@ impl Destination {
     }
 }
 
-fn result_compression(compression: ResultCompression) -> &'static str {
-    match compression {
-        ResultCompression::None => "uncompressed",
-        ResultCompression::Snappy => "snappy",
-        ResultCompression::Lz4 => "lz4",
-        ResultCompression::Gzip => "gzip",
-        ResultCompression::Bzip2 => "bzip2",
-        ResultCompression::Xz => "xz",
-        ResultCompression::Zstd => "zstd",
+/// DataFusion's name of a compression. Parquet's come with a level: the libraries' usual ones.
+fn result_compression(compression: ResultCompression, format: FileFormat) -> &'static str {
+    match (compression, format) {
+        (ResultCompression::Gzip, FileFormat::Parquet) => "gzip(6)",
+        (ResultCompression::Zstd, FileFormat::Parquet) => "zstd(3)",
+        (ResultCompression::None, _) => "uncompressed",
+        (ResultCompression::Snappy, _) => "snappy",
+        (ResultCompression::Lz4, _) => "lz4",
+        (ResultCompression::Gzip, _) => "gzip",
+        (ResultCompression::Bzip2, _) => "bzip2",
+        (ResultCompression::Xz, _) => "xz",
+        (ResultCompression::Zstd, _) => "zstd",
     }
 }
 

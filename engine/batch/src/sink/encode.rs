@@ -71,7 +71,7 @@ enum Rows {
     Parquet(Box<ArrowWriter<SharedBytes>>),
     Arrow(Box<FileWriter<SharedBytes>>),
     Csv(Box<csv::Writer<Outer>>),
-    Json(LineDelimitedWriter<Outer>),
+    Json(Box<LineDelimitedWriter<Outer>>),
 }
 
 impl Encoder {
@@ -109,10 +109,10 @@ impl Encoder {
             }
             "json" => {
                 let options = JsonWriterOptions::try_from(&style.options.json)?;
-                Rows::Json(LineDelimitedWriter::new(Outer::new(
+                Rows::Json(Box::new(LineDelimitedWriter::new(Outer::new(
                     options.compression,
                     bytes.clone(),
-                )?))
+                )?)))
             }
             other => return plan_err!("files of format {other:?} cannot be written"),
         };
@@ -152,7 +152,8 @@ impl Encoder {
             Rows::Parquet(writer) => drop(writer.close()?),
             Rows::Arrow(mut writer) => writer.finish()?,
             Rows::Csv(writer) => writer.into_inner().finish()?,
-            Rows::Json(mut writer) => {
+            Rows::Json(writer) => {
+                let mut writer = *writer;
                 writer.finish()?;
                 writer.into_inner().finish()?;
             }

@@ -19,6 +19,9 @@ use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPus
 use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use crate::problems::told;
 use crate::sink::settle;
 
 /// Where a table's files are and how they are read and written.
@@ -76,6 +79,15 @@ impl FilesTable {
             Some(schema) => Arc::clone(schema),
             None => options.infer_schema(state, &url).await?,
         };
+        if schema.fields().is_empty() && definition.partition_columns.is_empty() {
+            let text = format!(
+                "no columns could be read from {}: the files are empty",
+                definition.location
+            );
+            return Err(told(Problem::new(ErrorCode::DataMalformed, text).remedy(
+                "remove empty files, or declare the columns with CREATE EXTERNAL TABLE",
+            )));
+        }
         let config = ListingTableConfig::new(url)
             .with_listing_options(options)
             .with_schema(schema);

@@ -11,6 +11,7 @@ use datafusion::prelude::SessionContext;
 use trireme_spec::batch_job::{ColumnType, FileCompression, FileFormat, Table};
 use trireme_spec::problem::Problem;
 
+use crate::panics;
 use crate::problems::problem_of;
 
 pub use files::{FilesDefinition, FilesTable, FilesTableFactory};
@@ -21,16 +22,17 @@ pub use files::{FilesDefinition, FilesTable, FilesTableFactory};
 /// A location without files, files that cannot be read or that disagree with each other.
 pub async fn register(context: &SessionContext, table: &Table) -> Result<(), Problem> {
     let source = format!("table {:?} at {}", table.name, table.location);
-    let told = |error| {
-        let mut problem = problem_of(&error, &source);
+    let named = |mut problem: Problem| {
         problem.message = format!("{source}: {}", problem.message);
         problem
     };
-    let opened = FilesTable::open(&context.state(), definition(table))
-        .await
-        .map_err(told)?;
+    let opening = async {
+        let opened = FilesTable::open(&context.state(), definition(table)).await;
+        opened.map_err(|error| problem_of(&error, &source))
+    };
+    let opened = panics::caught(opening).await.map_err(named)?;
     let registered = context.register_table(TableReference::bare(table.name.as_str()), Arc::new(opened));
-    registered.map(drop).map_err(told)
+    registered.map(drop).map_err(|error| named(problem_of(&error, &source)))
 }
 
 fn definition(table: &Table) -> FilesDefinition {

@@ -12,7 +12,8 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::coop::make_cooperative;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
@@ -44,6 +45,9 @@ pub struct TpchScan {
     metrics: ExecutionPlanMetricsSet,
 }
 
+/// Table, scale, groups, projection and limit: all that makes a scan.
+pub(super) type ScanParts<'a> = (Table, f64, &'a [Vec<u32>], Option<&'a [usize]>, Option<usize>);
+
 impl TpchScan {
     /// A scan of `table` at `scale`; `projection` are column indices.
     ///
@@ -60,12 +64,14 @@ impl TpchScan {
             Some(columns) => Arc::new(table.schema().project(columns)?),
             None => table.schema(),
         };
-        let properties = Arc::new(PlanProperties::new(
+        let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
             Partitioning::UnknownPartitioning(groups.len()),
             EmissionType::Incremental,
             Boundedness::Bounded,
-        ));
+        )
+        // Generating computes without ever waiting, so it is this node that must let others have their turn.
+        .with_scheduling_type(SchedulingType::Cooperative);
         Ok(Self {
             table,
             scale,
@@ -74,7 +80,7 @@ impl TpchScan {
             projection,
             limit,
             schema,
-            properties,
+            properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
     }
@@ -91,7 +97,7 @@ impl TpchScan {
         Self::try_new(self.table, self.scale, groups, self.projection.clone(), self.limit)
     }
 
-    pub(super) fn parts(&self) -> (Table, f64, &[Vec<u32>], Option<&[usize]>, Option<usize>) {
+    pub(super) fn parts(&self) -> ScanParts<'_> {
         (
             self.table,
             self.scale,
@@ -189,10 +195,10 @@ impl ExecutionPlan for TpchScan {
                     batch.slice(0, rows)
                 }))
             });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(
+        Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(
             Arc::clone(&self.schema),
             stream::iter(batches),
-        )))
+        ))))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

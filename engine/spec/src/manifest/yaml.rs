@@ -209,9 +209,14 @@ pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
 }
 
 fn syntax(error: ScanError) -> YamlError {
+    let kind = match error.info() {
+        // The parser has a limit of its own on brackets within brackets.
+        "recursion limit exceeded" => YamlErrorKind::TooDeep,
+        info => YamlErrorKind::Syntax(info.to_owned()),
+    };
     YamlError {
         at: Mark::from(error.marker()),
-        kind: YamlErrorKind::Syntax(error.info().to_owned()),
+        kind,
     }
 }
 

@@ -124,7 +124,7 @@ enum Spooling {
     Memory(Vec<RecordBatch>),
     File {
         folder: PathBuf,
-        writer: Option<(StreamWriter<BufWriter<File>>, tempfile::NamedTempFile)>,
+        writer: Option<Box<(StreamWriter<BufWriter<File>>, tempfile::NamedTempFile)>>,
     },
 }
 
@@ -136,10 +136,10 @@ impl Spooling {
                 if writer.is_none() {
                     let file = tempfile::Builder::new().prefix("result-").tempfile_in(folder)?;
                     let stream = StreamWriter::try_new_buffered(file.reopen()?, &batch.schema())?;
-                    *writer = Some((stream, file));
+                    *writer = Some(Box::new((stream, file)));
                 }
-                if let Some((stream, _)) = writer {
-                    stream.write(&batch)?;
+                if let Some(writer) = writer {
+                    writer.0.write(&batch)?;
                 }
             }
         }
@@ -151,9 +151,9 @@ impl Spooling {
             Self::Memory(batches) => Ok(Spool::Memory(batches)),
             Self::File { writer: None, .. } => Ok(Spool::Memory(Vec::new())),
             Self::File {
-                writer: Some((mut stream, file)),
-                ..
+                writer: Some(writer), ..
             } => {
+                let (mut stream, file) = *writer;
                 stream.finish()?;
                 Ok(Spool::File(file))
             }

@@ -1,0 +1,231 @@
+//! `trireme run --workers N`, watched through what it logs: who joined, what was given to whom, who was lost.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::{Output, Program, Running, trireme};
+
+/// The driver tells each launch of a task at debug.
+const LOG: &str = "warn,trireme=info,trireme_batch=debug";
+
+/// What is awaited comes within seconds, or never.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A driver and its workers, with a parent that starts lost workers again. Dropping it ends them all.
+#[derive(Debug)]
+pub struct Cluster {
+    running: Running,
+    log: ClusterLog,
+}
+
+impl Cluster {
+    /// The program that runs `manifest` on `workers` workers and prints its answer as CSV.
+    pub fn program(workers: u32, manifest: &str) -> Program {
+        let workers = workers.to_string();
+        let arguments = ["run", "--workers", &workers, "--log", LOG, "--output", "csv", "-f", "-"];
+        trireme(arguments).stdin(manifest)
+    }
+
+    /// Starts it.
+    pub fn start(program: Program) -> Cluster {
+        Cluster {
+            running: program.spawn(),
+            log: ClusterLog::default(),
+        }
+    }
+
+    /// What has been read of the log so far. The processes may be ahead of it.
+    pub fn log(&self) -> &ClusterLog {
+        &self.log
+    }
+
+    /// Blocks until the log meets `condition`. `awaited` names it in the failure.
+    pub fn wait_until(&mut self, awaited: &str, condition: impl Fn(&ClusterLog) -> bool) {
+        let Cluster { running, log } = self;
+        if !condition(log) {
+            running.wait_for(awaited, LIMIT, |line| {
+                log.read(&line.text);
+                condition(log)
+            });
+        }
+    }
+
+    /// Sends a signal to a worker that has joined; false if it has ended already.
+    pub fn signal_worker(&self, worker: u64, signal: Signal) -> bool {
+        kill_process(self.log.worker(worker).pid, signal).is_ok()
+    }
+
+    /// Sends a signal to the parent alone.
+    pub fn signal_parent(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    /// The parent of driver and workers.
+    pub fn pid(&self) -> Pid {
+        self.running.pid()
+    }
+
+    /// Blocks until all have ended; returns what was said, and all of the log.
+    pub fn wait(self) -> (Output, ClusterLog) {
+        let output = self.running.wait();
+        let log = ClusterLog::of(&output.stderr);
+        (output, log)
+    }
+}
+
+/// What the driver's log says of its workers, in the order it happened.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterLog {
+    pub workers: Vec<Worker>,
+    pub launches: Vec<Launch>,
+}
+
+/// One attachment of a worker process: a process that comes back is another worker to the driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    pub id: u64,
+    pub name: String,
+    pub pid: Pid,
+    /// Its stream ended before the job did, or it was declared lost.
+    pub lost: bool,
+    /// It told the driver that it wants to leave.
+    pub drains: bool,
+    /// The driver sent it home before the end of the job.
+    pub released: bool,
+}
+
+/// A task given to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    pub worker: u64,
+    pub task: u64,
+    pub place: Place,
+}
+
+/// What a task works on; the same in every attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub run: u64,
+    pub stage: u64,
+    pub partition: u64,
+}
+
+impl ClusterLog {
+    /// Reads a whole log.
+    pub fn of(text: &str) -> ClusterLog {
+        let mut log = ClusterLog::default();
+        text.lines().for_each(|line| log.read(line));
+        log
+    }
+
+    /// The worker of that id, which must have joined.
+    pub fn worker(&self, id: u64) -> &Worker {
+        let worker = self.workers.iter().find(|worker| worker.id == id);
+        worker.unwrap_or_else(|| panic!("no worker {id} in {self:?}"))
+    }
+
+    /// The task that `worker` was given last.
+    pub fn last_launch(&self, worker: u64) -> Option<Launch> {
+        self.launches
+            .iter()
+            .rev()
+            .find(|launch| launch.worker == worker)
+            .copied()
+    }
+
+    /// Whether a process of the same name joined after `worker`.
+    pub fn is_replaced(&self, worker: u64) -> bool {
+        let old = self.worker(worker);
+        self.workers
+            .iter()
+            .any(|new| new.id > old.id && new.name == old.name && new.pid != old.pid)
+    }
+
+    /// Takes in one line; most say nothing of workers. Fails the test if a worker is given a task that was lost before.
+    fn read(&mut self, line: &str) {
+        let Some((_, said)) = line.split_once("trireme_batch::cluster::driver::shell: ") else {
+            return;
+        };
+        let fields: HashMap<&str, &str> = said.split(' ').filter_map(|word| word.split_once('=')).collect();
+        let text = |name: &str| *fields.get(name).unwrap_or_else(|| panic!("no {name} in {line:?}"));
+        let number = |name: &str| -> u64 { text(name).parse().unwrap_or_else(|_| panic!("{name} in {line:?}")) };
+        let says = |what: &str| said.strip_prefix(what).is_some_and(|rest| rest.starts_with(" worker="));
+        if says("worker joined") {
+            let pid = i32::try_from(number("pid")).ok().and_then(Pid::from_raw);
+            self.workers.push(Worker {
+                id: number("worker"),
+                name: text("name").to_owned(),
+                pid: pid.unwrap_or_else(|| panic!("pid in {line:?}")),
+                lost: false,
+                drains: false,
+                released: false,
+            });
+        } else if says("launch") {
+            let place = Place {
+                run: number("run"),
+                stage: number("stage"),
+                partition: number("partition"),
+            };
+            let worker = self.worker(number("worker"));
+            assert!(!worker.lost, "a lost worker is given a task: {line:?}");
+            self.launches.push(Launch {
+                worker: worker.id,
+                task: number("task"),
+                place,
+            });
+        } else if says("worker declared lost") || says("a worker's control stream ended") {
+            self.change(number("worker"), |worker| worker.lost = true);
+        } else if says("worker drains") {
+            self.change(number("worker"), |worker| worker.drains = true);
+        } else if says("worker released") {
+            self.change(number("worker"), |worker| worker.released = true);
+        }
+    }
+
+    fn change(&mut self, id: u64, change: impl FnOnce(&mut Worker)) {
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.id == id) {
+            change(worker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read() {
+        let shell = "2026-01-01T00:00:00.0Z  INFO trireme_batch::cluster::driver::shell:";
+        let log = ClusterLog::of(&format!(
+            "[1/1] SELECT 1\n\
+             {shell} worker joined worker=1 name=worker-2 instance=\"worker-2\" pid=11 slots=1\n\
+             {shell} launch worker=1 run=1 stage=5 partition=2 task=7\n\
+             {shell} worker declared lost worker=1 reason=silent for 10 s\n\
+             {shell} worker joined worker=2 name=worker-2 instance=\"worker-2\" pid=12 slots=1\n\
+             {shell} worker drains worker=2 reason=the worker was told to end\n"
+        ));
+        let workers: Vec<_> = log
+            .workers
+            .iter()
+            .map(|worker| (worker.id, worker.lost, worker.drains))
+            .collect();
+        assert_eq!(workers, [(1, true, false), (2, false, true)]);
+        assert!(log.is_replaced(1) && !log.is_replaced(2));
+        let place = Place {
+            run: 1,
+            stage: 5,
+            partition: 2,
+        };
+        assert_eq!(
+            log.last_launch(1),
+            Some(Launch {
+                worker: 1,
+                task: 7,
+                place
+            })
+        );
+        assert_eq!(log.last_launch(2), None);
+    }
+}
