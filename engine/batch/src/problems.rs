@@ -27,6 +27,36 @@ pub fn problem_of(error: &DataFusionError, source: &str) -> Problem {
 }
 
 fn of_root(root: Root<'_>) -> Problem {
+    let problem = of_known(root);
+    match (&problem.remedy, &problem.allowed, usual_remedy(problem.code)) {
+        (None, None, Some(remedy)) => problem.remedy(remedy),
+        _ => problem,
+    }
+}
+
+/// What usually helps, where the error itself says nothing better.
+fn usual_remedy(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::SqlType => Some("CAST one side to the type of the other"),
+        ErrorCode::SqlUnsupported => {
+            Some("say it with statements that are supported; `trireme explain` shows plans without running")
+        }
+        ErrorCode::SqlUnknownColumn => Some("check the spelling; DESCRIBE shows a table's columns"),
+        ErrorCode::SqlUnknownFunction => Some("check the spelling; SHOW FUNCTIONS lists them"),
+        ErrorCode::SqlExecution => {
+            Some("look at the values: NULLIF guards a division, TRY_CAST gives NULL for what does not fit")
+        }
+        ErrorCode::DataSchemaMismatch => Some("make the files of one table agree, or declare separate tables"),
+        ErrorCode::DataCommitConflict => Some("run the job again when the other writer is done"),
+        ErrorCode::NetworkUnreachable | ErrorCode::NetworkTimeout => {
+            Some("check the service and the network, then run the job again")
+        }
+        ErrorCode::Internal => Some("this is a bug in Trireme: please report it with this text"),
+        _ => None,
+    }
+}
+
+fn of_known(root: Root<'_>) -> Problem {
     match root {
         Root::DataFusion(error) => of_datafusion(error),
         Root::Arrow(error) => of_arrow(error),
@@ -130,6 +160,7 @@ fn of_datafusion(error: &DataFusionError) -> Problem {
         DataFusionError::NotImplemented(_) => Problem::new(ErrorCode::SqlUnsupported, text),
         DataFusionError::Plan(_) | DataFusionError::Configuration(_) => of_plan(text),
         DataFusionError::Execution(_) => of_execution(text),
+        _ if text.contains("failed to parse") => malformed(text),
         DataFusionError::ResourcesExhausted(_) => of_exhaustion(error.message().into_owned()),
         _ => Problem::new(ErrorCode::Internal, text),
     }
@@ -222,6 +253,7 @@ fn of_arrow(error: &ArrowError) -> Problem {
         ArrowError::SchemaError(_) => Problem::new(ErrorCode::DataSchemaMismatch, text),
         ArrowError::IoError(_, inner) => of_io(inner),
         ArrowError::MemoryError(_) => of_exhaustion(text),
+        _ if text.contains("failed to parse") => malformed(text),
         _ => Problem::new(ErrorCode::Internal, text),
     }
 }

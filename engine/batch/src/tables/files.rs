@@ -62,19 +62,21 @@ impl FilesTable {
     pub async fn open(state: &SessionState, definition: FilesDefinition) -> Result<Self> {
         let url = ListingTableUrl::parse(&definition.location)?;
         settle(state, &url).await?;
-        let names = file_names(state, &url).await?;
-        if names.is_empty() && definition.schema.is_none() {
+        let sample = first_file(state, &url).await?;
+        if sample.is_none() && definition.schema.is_none() {
             return Err(DataFusionError::ObjectStore(Box::new(object_store::Error::NotFound {
                 path: definition.location.clone(),
                 source: "no file is there, so there are no columns to read".into(),
             })));
         }
-        let format = file_format(state, &definition, names.first().map(String::as_str))?;
+        let format = file_format(state, &definition, sample.as_deref())?;
         let partitions = definition.partition_columns.iter().map(|(name, data_type)| {
             let text = || DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
             (name.clone(), data_type.clone().unwrap_or_else(text))
         });
-        let options = ListingOptions::new(format).with_table_partition_cols(partitions.collect());
+        let options = ListingOptions::new(Arc::clone(&format))
+            .with_file_extension(extension(format.as_ref(), &url)?)
+            .with_table_partition_cols(partitions.collect());
         let schema = match &definition.schema {
             Some(schema) => Arc::clone(schema),
             None => options.infer_schema(state, &url).await?,
@@ -105,12 +107,31 @@ impl FilesTable {
     }
 }
 
-/// The names of up to a few files of the table, for telling compression and emptiness.
-async fn file_names(state: &SessionState, url: &ListingTableUrl) -> Result<Vec<String>> {
+/// The name of some file of the table, for telling compression and emptiness.
+async fn first_file(state: &SessionState, url: &ListingTableUrl) -> Result<Option<String>> {
     let store = state.runtime_env().object_store(url)?;
     let mut files = url.list_all_files(state, store.as_ref(), "").await?;
-    let first = files.try_next().await?;
-    Ok(first.into_iter().map(|file| file.location.to_string()).collect())
+    while let Some(file) = files.try_next().await? {
+        // Markers such as `_SUCCESS` are no data.
+        let name = file.location.filename().unwrap_or_default();
+        if !name.starts_with(['_', '.']) {
+            return Ok(Some(file.location.to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// In a folder, only files with the ending of the format and its compression belong to the table; a file or pattern that was
+/// named is taken as it is.
+fn extension(format: &dyn FileFormat, url: &ListingTableUrl) -> Result<String> {
+    match (
+        url.is_collection() && url.get_glob().is_none(),
+        format.compression_type(),
+    ) {
+        (false, _) => Ok(String::new()),
+        (true, Some(compression)) => format.get_ext_with_compression(&compression),
+        (true, None) => Ok(format.get_ext()),
+    }
 }
 
 fn file_format(
