@@ -7,3 +7,4 @@ mod cli;
 mod examples;
 mod recovery;
 mod tpch;
+mod writes;
