@@ -269,6 +269,15 @@ pub enum TaskFailure {
     Application(Problem),
 }
 
+/// What a connection says that breaks while its first block is read: Ballista's client passes that on as an Arrow error that
+/// names no output. The worker's loss is told by its own stream, so the attempt only has to be made again.
+const CONNECTION_LOST: [&str; 4] = [
+    "h2 protocol error",
+    "error reading a body from connection",
+    "transport error",
+    "without sending TLS close_notify",
+];
+
 /// Sorts a failed attempt's error into who is at fault.
 pub fn classify(error: &DataFusionError) -> TaskFailure {
     let message = error.to_string();
@@ -277,6 +286,9 @@ pub fn classify(error: &DataFusionError) -> TaskFailure {
     }
     if message.contains(CANCELLED) {
         return TaskFailure::Cancelled;
+    }
+    if CONNECTION_LOST.iter().any(|words| message.contains(words)) {
+        return TaskFailure::Infrastructure { message };
     }
     let problem = statement_problem(error);
     match (problem.code, problem.code.class()) {
@@ -325,6 +337,8 @@ mod tests {
     fn faults_are_told_apart() {
         let cancelled = DataFusionError::Execution(CANCELLED.to_owned());
         assert!(matches!(classify(&cancelled), TaskFailure::Cancelled));
+        let cut = DataFusionError::Execution("Ipc error: h2 protocol error: error reading a body".to_owned());
+        assert!(matches!(classify(&cut), TaskFailure::Infrastructure { .. }));
         let query = DataFusionError::Execution("divide by zero".to_owned());
         assert!(matches!(classify(&query), TaskFailure::Application(problem) if !problem.retry));
         let memory = DataFusionError::ResourcesExhausted("no memory for the hash table".to_owned());
