@@ -147,6 +147,7 @@ error_codes! {
     ManifestRule = "MANIFEST-RULE", Manifest, User, false, "two or more fields contradict each other";
     ManifestBadLocation = "MANIFEST-BAD-LOCATION", Manifest, User, false, "a location is neither a path nor a URL that this version can read";
     ManifestCredential = "MANIFEST-CREDENTIAL", Manifest, User, false, "a secret is written into the manifest, where everybody can read it";
+    ManifestChanged = "MANIFEST-CHANGED", Manifest, User, false, "the job was edited after its run had begun";
     ManifestTarget = "MANIFEST-TARGET", Manifest, User, false, "a field that means nothing where the job is to run";
 
     SqlSyntax = "SQL-SYNTAX", Sql, User, false, "a statement cannot be parsed";
@@ -181,6 +182,7 @@ error_codes! {
     LimitNoExecutors = "LIMIT-NO-EXECUTORS", Limit, External, true, "the job had no worker for longer than it may wait";
 
     Cancelled = "CANCELLED", Cancelled, User, false, "the job was stopped on request";
+    CancelledReplaced = "CANCELLED-REPLACED", Cancelled, External, false, "a newer driver of the run has taken over, so this one stopped";
 
     Internal = "INTERNAL", Internal, Internal, false, "a bug in Trireme: please report it with this text";
 }

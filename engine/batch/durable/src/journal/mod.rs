@@ -247,8 +247,8 @@ impl Journal {
 
     /// Appends a record; when this returns it is durable.
     ///
-    /// After an error of the store the record may or may not be there. Appending the same record again is safe and
-    /// settles it; a driver that would rather go on with another record must open the journal anew.
+    /// After an error of the store, or when this is dropped before it returns, the record may or may not be there.
+    /// Appending the same record again is safe and settles it; to go on with another record, [`Self::append_in_doubt`].
     pub async fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         match self.store.append(self.tail, record::encode(record)?).await? {
             Appended::At(tail) => {
@@ -259,6 +259,31 @@ impl Journal {
                 by: record::generation_of(&payload),
             }),
         }
+    }
+}
+
+impl Journal {
+    /// As [`Self::append`], for a driver that does not know whether its last record arrived: follows whatever is there,
+    /// unless a newer driver has opened the journal.
+    pub async fn append_in_doubt(&mut self, record: &Record) -> Result<(), JournalError> {
+        for _ in 0..OPEN_ATTEMPTS_MAX {
+            let contents = self.store.read().await?;
+            let newest = contents
+                .entries
+                .iter()
+                .filter_map(|entry| record::generation_of(&entry.payload))
+                .max();
+            if let Some(by) = newest.filter(|newest| *newest > self.generation) {
+                return Err(JournalError::Fenced { by: Some(by) });
+            }
+            self.tail = contents.tail;
+            match self.append(record).await {
+                // The record in doubt may have come between.
+                Err(JournalError::Fenced { by: None }) => {}
+                settled => return settled,
+            }
+        }
+        Err(JournalError::Contended)
     }
 }
 

@@ -52,6 +52,19 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// What kind of record it is, for logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "opened",
+            Self::StatementStarted { .. } => "statement-started",
+            Self::WriteIntended { .. } => "write-intended",
+            Self::StatementDone { .. } => "statement-done",
+            Self::Finished { .. } => "finished",
+        }
+    }
+}
+
 /// What a statement left behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
@@ -88,6 +101,8 @@ pub struct WriteDone {
     pub rows: u64,
     /// Files written.
     pub files: u64,
+    /// Bytes written.
+    pub bytes: u64,
 }
 
 /// How a job ended.
@@ -98,13 +113,9 @@ pub enum JobOutcome {
     Succeeded,
     /// The job failed for good.
     Failed {
-        /// The error's code.
-        code: String,
-        /// The error's text.
-        message: String,
+        /// The error, in the form in which a report has it.
+        problem: serde_json::Value,
     },
-    /// A person ended it.
-    Cancelled,
 }
 
 #[derive(Serialize)]

@@ -167,6 +167,7 @@ impl<'a> History<'a> {
                         location,
                         rows: _,
                         files: _,
+                        bytes: _,
                     } = done;
                     if !self.intents.contains_key(index) {
                         return wrong("the write that is done was not intended");

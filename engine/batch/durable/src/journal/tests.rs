@@ -60,6 +60,7 @@ fn wrote(index: u32) -> WriteDone {
         location: "s3://lake/out".to_owned(),
         rows: 10,
         files: 2,
+        bytes: 512,
     }
 }
 
@@ -179,6 +180,32 @@ async fn the_same_record_may_be_appended_again_when_its_answer_was_lost() {
         journal.append(&started(0)).await.unwrap();
         assert_eq!(journal.tail, reached);
         assert_eq!(store.read().await.unwrap().entries.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_driver_in_doubt_goes_on_at_the_end_unless_it_was_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    for store in stores(&folder) {
+        let opening = Journal::open(Arc::clone(&store), job(), "driver-1").await.unwrap();
+        let mut journal = opening.journal;
+        let before = journal.tail;
+        journal.append(&started(0)).await.unwrap();
+        // As if the append had been dropped before it returned.
+        journal.tail = before;
+        journal
+            .append_in_doubt(&done(0, StatementOutcome::Replay))
+            .await
+            .unwrap();
+        journal.append(&started(1)).await.unwrap();
+        let second = Journal::open(Arc::clone(&store), job(), "driver-2").await.unwrap();
+        let expected = [opened(1), started(0), done(0, StatementOutcome::Replay), started(1)];
+        assert_eq!(second.records, expected, "{store:?}");
+        let refused = journal.append_in_doubt(&started(1)).await;
+        assert!(
+            matches!(refused, Err(JournalError::Fenced { by: Some(by) }) if by == Generation::new(2)),
+            "{refused:?}"
+        );
     }
 }
 
@@ -376,13 +403,15 @@ fn any_record() -> impl Strategy<Value = Record> {
                 location,
                 rows,
                 files,
+                bytes: rows / 2,
             })
         }),
     ];
     let finished = prop_oneof![
         Just(JobOutcome::Succeeded),
-        Just(JobOutcome::Cancelled),
-        (".{0,9}", ".{0,40}").prop_map(|(code, message)| JobOutcome::Failed { code, message }),
+        (".{0,9}", ".{0,40}").prop_map(|(code, message)| JobOutcome::Failed {
+            problem: serde_json::json!({ "code": code, "message": message }),
+        }),
     ];
     prop_oneof![
         (1..u64::MAX, ".{0,20}", ".{0,20}").prop_map(|(generation, job, driver)| Record::Opened {
