@@ -98,6 +98,9 @@ pub struct OutputArgs {
     /// No progress.
     #[arg(long, short)]
     pub quiet: bool,
+    /// Results as numbered blocks, for a parent that shows each once.
+    #[arg(long, hide = true)]
+    pub blocks: bool,
 }
 
 /// How results are shown.
@@ -194,9 +197,14 @@ pub struct DriverArgs {
     /// A file with the bearer token that /metrics and /report ask for.
     #[arg(long, value_name = "FILE")]
     pub token: Option<PathBuf>,
-    /// Where tables go that are created without a location: a folder or an s3:// URL that driver and workers share.
+    /// Where the journal is kept and tables go that are created without a location: a folder or an s3:// URL that driver
+    /// and workers share [default: spec.storage].
     #[arg(long, value_name = "URL")]
     pub storage: Option<String>,
+    /// The run of the job. A driver that is given the run of an earlier one, with the same storage, goes on where that one
+    /// was killed [default: a new run].
+    #[arg(long, value_name = "ID", value_parser = run_id)]
+    pub run: Option<String>,
     /// Tasks that all workers run at a time [default: from spec.executors].
     #[arg(long, value_name = "N", hide = true)]
     pub slots: Option<u32>,
@@ -247,6 +255,16 @@ pub struct WorkerArgs {
     pub until_stdin_closes: bool,
     #[command(flatten)]
     pub resources: ResourceArgs,
+}
+
+/// A run's id is part of the name of its journal, so it must not lead elsewhere.
+fn run_id(text: &str) -> Result<String, String> {
+    let fits = (1..=64).contains(&text.len());
+    if fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        Ok(text.to_owned())
+    } else {
+        Err("a run is named by 1 to 64 letters, digits or dashes".to_owned())
+    }
 }
 
 #[cfg(test)]

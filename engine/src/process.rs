@@ -1,7 +1,7 @@
 //! What a process needs before it can do anything: threads, signals, resources.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -95,16 +95,9 @@ impl Scratch {
     /// # Errors
     /// A folder that cannot be made.
     pub fn open(args: &ResourceArgs) -> Result<Self, Problem> {
-        let failed = |path: &std::path::Path, error: io::Error| {
-            Problem::new(
-                ErrorCode::LimitSpill,
-                format!("the scratch folder {} cannot be used: {error}", path.display()),
-            )
-            .remedy("name another one with --scratch")
-        };
         match &args.scratch {
             Some(path) => {
-                std::fs::create_dir_all(path).map_err(|error| failed(path, error))?;
+                std::fs::create_dir_all(path).map_err(|error| no_folder(path, &error))?;
                 Ok(Self {
                     path: path.clone(),
                     _temporary: None,
@@ -112,7 +105,7 @@ impl Scratch {
             }
             None => {
                 let made = tempfile::Builder::new().prefix("trireme-").tempdir();
-                let folder = made.map_err(|error| failed(&std::env::temp_dir(), error))?;
+                let folder = made.map_err(|error| no_folder(&std::env::temp_dir(), &error))?;
                 Ok(Self {
                     path: folder.path().to_owned(),
                     _temporary: Some(folder),
@@ -120,6 +113,24 @@ impl Scratch {
             }
         }
     }
+}
+
+/// A scratch folder cannot be used.
+pub fn no_folder(path: &Path, error: &io::Error) -> Problem {
+    let text = format!("the scratch folder {} cannot be used: {error}", path.display());
+    Problem::new(ErrorCode::LimitSpill, text).remedy("name another one with --scratch")
+}
+
+/// Makes a folder that is empty.
+///
+/// # Errors
+/// A folder that cannot be made or emptied.
+pub fn empty_folder(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::create_dir_all(path)
 }
 
 /// What plans of this process may use. `credentials` says where those for object stores come from.

@@ -17,14 +17,16 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use trireme_batch_durable::journal::{Action, QueryDone, StatementOutcome as Outcome, WriteDone};
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 use trireme_spec::report::StageReport;
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
+use crate::journal::JobJournal;
 use crate::local::LocalEngine;
 use crate::panics;
 use crate::sink::{self, Begun, Writer, Written};
@@ -75,8 +77,13 @@ pub enum JobEvent {
         stages: Vec<StageReport>,
         counters: PlanCounters,
     },
-    /// The statement is done.
-    StatementFinished { index: usize, outcome: StatementOutcome },
+    /// The statement is done. Whoever shows its result then drops `shown`: only after that is it written down as done, so
+    /// that no rows are lost with a driver.
+    StatementFinished {
+        index: usize,
+        outcome: StatementOutcome,
+        shown: oneshot::Sender<()>,
+    },
 }
 
 /// How a statement ended well.
@@ -96,6 +103,8 @@ pub enum StatementResult {
     Written(Written),
     /// A changed session.
     Session,
+    /// Rows of a query that an earlier driver has shown.
+    Earlier { rows: u64 },
 }
 
 /// The first rows of a result and how many there are.
@@ -120,30 +129,38 @@ pub struct Job {
 }
 
 impl Job {
-    /// Runs the job to its end.
+    /// Runs the job to its end, as far as no earlier driver has. Without a journal, nobody comes after this one.
     ///
     /// # Errors
     /// The first thing that went wrong. What earlier statements wrote stays.
-    pub async fn run(&self) -> Result<(), Problem> {
-        let work = self.run_statements();
+    pub async fn run(&self, mut journal: Option<JobJournal>) -> Result<(), Problem> {
+        let ended = journal.as_ref().and_then(JobJournal::ended);
+        if let Some(outcome) = ended {
+            tracing::info!(job = %self.order.name, "an earlier driver has brought the job to its end");
+            return outcome;
+        }
         let limit = async {
             match self.order.deadline {
                 Some(deadline) => tokio::time::sleep(deadline).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            done = work => done,
+        let done = tokio::select! {
+            done = self.run_statements(journal.as_mut()) => done,
             () = limit => {
                 let seconds = self.order.deadline.map_or(0, |deadline| deadline.as_secs());
                 Err(Problem::new(ErrorCode::LimitDeadline, format!("the job did not finish within {seconds} s"))
                     .remedy("raise spec.activeDeadlineSeconds or give the job more executors"))
             }
             () = self.cancel.cancelled() => Err(Problem::new(ErrorCode::Cancelled, "the job was cancelled")),
+        };
+        if let Some(journal) = &mut journal {
+            journal.end(&done).await?;
         }
+        done
     }
 
-    async fn run_statements(&self) -> Result<(), Problem> {
+    async fn run_statements(&self, mut journal: Option<&mut JobJournal>) -> Result<(), Problem> {
         let statements = statements::parse(&self.order.sql, self.order.limits.statements_max as usize)?;
         for table in &self.order.tables {
             tables::register(&self.session, table).await?;
@@ -154,17 +171,66 @@ impl Job {
             tracing::info!(job = %self.order.name, statement = index + 1, total, sql = %summary, "statement started");
             self.tell(JobEvent::StatementStarted { index, total, summary }).await;
             let started = Instant::now();
-            let (result, counters) = panics::caught(self.run_statement(index, index + 1 == total, statement))
+            let last = index + 1 == total;
+            let (result, counters) = panics::caught(self.take_turn(index, last, statement, journal.as_deref_mut()))
                 .await
                 .map_err(|problem| statements::in_statement(problem, index, total))?;
+            let recorded = recorded(&self.order.writer, index, &result);
             let outcome = StatementOutcome {
                 elapsed: started.elapsed(),
                 counters,
                 result,
             };
-            self.tell(JobEvent::StatementFinished { index, outcome }).await;
+            self.tell_finished(index, outcome).await;
+            if let (Some(journal), Some(recorded)) = (journal.as_deref_mut(), recorded)
+                && is_to_run(&journal.action(index))
+            {
+                journal.done(index, recorded).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Statement `index`, as far as no earlier driver has done it.
+    async fn take_turn(
+        &self,
+        index: usize,
+        last: bool,
+        statement: Statement,
+        journal: Option<&mut JobJournal>,
+    ) -> Result<(StatementResult, PlanCounters), Problem> {
+        let Some(journal) = journal else {
+            return self.run_statement(index, last, statement, None).await;
+        };
+        let result = match journal.action(index) {
+            Action::Run | Action::ShowAgain => {
+                journal.started(index, &statement.to_string()).await?;
+                return self.run_statement(index, last, statement, Some(journal)).await;
+            }
+            Action::Replay => return self.run_statement(index, last, statement, None).await,
+            Action::SkipQuery(done) => StatementResult::Earlier { rows: done.rows },
+            Action::SkipWrite(done) => {
+                self.recall_table(statement).await?;
+                StatementResult::Written(Written {
+                    location: done.location,
+                    rows: done.rows,
+                    files: done.files,
+                    bytes: done.bytes,
+                    recovered: true,
+                })
+            }
+        };
+        Ok((result, PlanCounters::default()))
+    }
+
+    /// Makes the table known that an earlier driver created with `statement`; other writes leave nothing in the session.
+    async fn recall_table(&self, statement: Statement) -> Result<(), Problem> {
+        if !statements::creates_table(&statement) {
+            return Ok(());
+        }
+        let plan = statements::plan(&self.session, statement, &self.order.parameters).await?;
+        let (_, destination) = sink::destination_of(&self.session, plan, &self.order.warehouse)?;
+        sink::register_created(&self.session, &destination).await
     }
 
     async fn run_statement(
@@ -172,6 +238,7 @@ impl Job {
         index: usize,
         last: bool,
         statement: Statement,
+        journal: Option<&mut JobJournal>,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
         let plan = statements::plan(&self.session, statement, &self.order.parameters).await?;
         match (statements::classify(plan)?, &self.order.result) {
@@ -184,12 +251,12 @@ impl Job {
             (Work::Inspection(plan), _) => self.query(index, &LocalEngine, plan).await,
             (Work::Query(plan), Some(result)) if last => {
                 let destination = sink::Destination::of_result(result);
-                self.write(index, plan, destination).await
+                self.write(index, plan, destination, journal).await
             }
             (Work::Query(plan), _) => self.query(index, self.engine.as_ref(), plan).await,
             (Work::Write(plan), _) => {
                 let (input, destination) = sink::destination_of(&self.session, plan, &self.order.warehouse)?;
-                let (result, counters) = self.write(index, input, destination.clone()).await?;
+                let (result, counters) = self.write(index, input, destination.clone(), journal).await?;
                 sink::register_created(&self.session, &destination).await?;
                 Ok((result, counters))
             }
@@ -238,10 +305,15 @@ impl Job {
         index: usize,
         input: LogicalPlan,
         destination: sink::Destination,
+        journal: Option<&mut JobJournal>,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
         let told = |error| statement_problem(&error);
         let input = self.session.state().create_physical_plan(&input).await.map_err(told)?;
         let files = scanned_files(input.as_ref());
+        if let Some(journal) = journal {
+            let write = sink::write_id(&self.order.writer, index);
+            journal.intends(index, write, &destination.location).await?;
+        }
         let write = match sink::begin(&self.session, &self.order.writer, index, &destination, input).await? {
             Begun::Run(write) => write,
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
@@ -280,9 +352,45 @@ impl Job {
         drop(self.events.try_send(event));
     }
 
+    /// Tells that a statement is done, and waits until its result has been shown.
+    async fn tell_finished(&self, index: usize, outcome: StatementOutcome) {
+        let (shown, waiting) = oneshot::channel();
+        self.tell(JobEvent::StatementFinished { index, outcome, shown }).await;
+        // It is dropped when the result has been shown, or when nobody is there to show it.
+        drop(waiting.await);
+    }
+
     async fn tell(&self, event: JobEvent) {
         // Nobody listening is no reason to stop the job.
         drop(self.events.send(event).await);
+    }
+}
+
+/// What the journal is to say of a statement that ended with `result`; `None` where it says it already.
+fn recorded(writer: &Writer, index: usize, result: &StatementResult) -> Option<Outcome> {
+    Some(match result {
+        StatementResult::Session => Outcome::Replay,
+        StatementResult::Rows(preview) => Outcome::Query(QueryDone {
+            preview: None,
+            rows: preview.rows_total,
+            location: None,
+        }),
+        StatementResult::Written(written) => Outcome::Write(WriteDone {
+            write_id: sink::write_id(writer, index),
+            location: written.location.clone(),
+            rows: written.rows,
+            files: written.files,
+            bytes: written.bytes,
+        }),
+        StatementResult::Earlier { rows: _ } => return None,
+    })
+}
+
+/// Whether the journal does not yet say that the statement is done.
+fn is_to_run(action: &Action) -> bool {
+    match action {
+        Action::Run | Action::ShowAgain => true,
+        Action::Replay | Action::SkipQuery(_) | Action::SkipWrite(_) => false,
     }
 }
 

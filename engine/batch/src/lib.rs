@@ -1,13 +1,14 @@
 //! BatchJob: SQL over files, in one process or as stages on workers.
 //!
 //! Reading order: [`job`] runs a job's statements; [`engine`] is what runs their plans, with two implementations, [`local`]
-//! and [`cluster`]; [`sink`] is how rows become files. What is decided without I/O lies in crates of its own:
+//! and [`cluster`]; [`sink`] is how rows become files, [`journal`] what a driver leaves to the next. What is decided without I/O lies in crates of its own:
 //! `trireme-batch-schedule` (which task runs where) and `trireme-batch-durable` (what is committed).
 
 pub mod cluster;
 pub mod engine;
 pub mod explain;
 pub mod job;
+pub mod journal;
 pub mod local;
 pub mod memory;
 pub mod panics;

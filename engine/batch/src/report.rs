@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trireme_spec::ids::{Generation, JobName};
-use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::problem::{ErrorClass, Problem};
 use trireme_spec::report::{Counters, JobReport, Phase, ResultReport};
 
 use crate::engine::{BatchEngine, PlanCounters};
@@ -18,13 +18,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Reports on `job`, which runs on `engine`.
-    pub fn new(job: &str, engine: Arc<dyn BatchEngine>) -> Self {
+    /// Reports on `job`, which driver `generation` runs on `engine`.
+    pub fn new(job: &str, generation: Generation, engine: Arc<dyn BatchEngine>) -> Self {
         let name = JobName::new(job)
             .or_else(|_| JobName::new("job"))
             .expect("`job` is a job name");
         Self {
-            report: JobReport::starting(name, Generation(1), 0),
+            report: JobReport::starting(name, generation, 0),
             done: Counters::default(),
             engine,
         }
@@ -43,7 +43,11 @@ impl Reporter {
                 self.report.stages.clone_from(stages);
                 self.report.counters = plus(self.done, *counters);
             }
-            JobEvent::StatementFinished { index, outcome } => {
+            JobEvent::StatementFinished {
+                index,
+                outcome,
+                shown: _,
+            } => {
                 self.report.statements_done = small(index + 1);
                 self.done = plus(self.done, outcome.counters);
                 match &outcome.result {
@@ -65,6 +69,14 @@ impl Reporter {
                         });
                     }
                     StatementResult::Session => {}
+                    StatementResult::Earlier { rows } => {
+                        self.report.result = Some(ResultReport {
+                            preview: String::new(),
+                            rows: *rows,
+                            truncated: true,
+                            location: None,
+                        });
+                    }
                 }
                 self.report.counters = self.done;
             }
@@ -75,7 +87,7 @@ impl Reporter {
     pub fn ended(&mut self, error: Option<&Problem>) {
         self.report.phase = match error {
             None => Phase::Succeeded,
-            Some(problem) if problem.code == ErrorCode::Cancelled => Phase::Cancelled,
+            Some(problem) if problem.code.class() == ErrorClass::Cancelled => Phase::Cancelled,
             Some(_) => Phase::Failed,
         };
         self.report.last_error = error.cloned();

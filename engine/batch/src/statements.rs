@@ -6,6 +6,7 @@ use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast;
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::problems::problem_of;
@@ -115,6 +116,14 @@ pub fn classify(plan: LogicalPlan) -> Result<Work, Problem> {
         LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => Work::Inspection(plan),
         other => Work::Query(other),
     })
+}
+
+/// Whether a statement is `CREATE TABLE ... AS`, which leaves a table in the session besides its files.
+pub fn creates_table(statement: &Statement) -> bool {
+    match statement {
+        Statement::Statement(statement) => matches!(statement.as_ref(), ast::Statement::CreateTable(_)),
+        _ => false,
+    }
 }
 
 /// A short form of a statement for progress lines and logs: one line, at most 80 characters.

@@ -10,7 +10,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trireme_batch::cluster::{ClusterEngine, ClusterOptions};
+use trireme_batch::journal::JobJournal;
 use trireme_batch::problems::problem_of;
+use trireme_batch::sink::{Generation, Writer};
 use trireme_core::store::Credentials;
 use trireme_core::tls::{Role, ServerTls, TlsFiles};
 use trireme_exchange::bytes_count::ByteCounters;
@@ -41,28 +43,44 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
     } else {
         Credentials::CloudIdentity
     };
-    let resources = process::resources(&args.resources, &scratch, credentials);
+    let mut resources = process::resources(&args.resources, &scratch, credentials);
+    resources.spill_dir = scratch.path.join("spill");
+    let results = scratch.path.join("results");
+    for folder in [&resources.spill_dir, &results] {
+        // What a driver that was killed here has left is of use to nobody.
+        process::empty_folder(folder).map_err(|error| process::no_folder(folder, &error))?;
+    }
     process::run_to_end(resources.cores.max(2), async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         let manifest = read_job(&args.job, Target::Kubernetes).map_err(first_after_telling)?;
-        let warehouse = format!(
-            "{}/tables",
-            args.storage
-                .clone()
-                .unwrap_or_else(|| scratch.path.display().to_string())
-        );
-        let order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
+        let storage = args.storage.as_ref().or(manifest.spec.storage.as_ref());
+        let warehouse = match storage {
+            Some(storage) => format!("{}/tables", storage.trim_end_matches('/')),
+            None => scratch.path.join("tables").display().to_string(),
+        };
+        let mut order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
+        let run = args.run.clone().unwrap_or_else(trireme_batch::incarnation);
+        let journal = match storage {
+            Some(storage) => Some(JobJournal::open(&resources.stores, storage, &run, &order).await?),
+            None => None,
+        };
+        let generation = journal.as_ref().map_or(Generation::FIRST, JobJournal::generation);
+        order.writer = Writer {
+            job: order.name.clone(),
+            run,
+            generation,
+        };
         let files = TlsFiles::in_dir(&args.tls);
         let (control, events) = ControlServer::new(ControlLimits::default());
         let spec = &manifest.spec;
         let options = ClusterOptions {
             job: order.name.clone(),
-            generation: 1,
+            generation: generation.get(),
             slots: args
                 .slots
                 .unwrap_or_else(|| spec.executors.ceiling().max(1) * spec.executors.cores) as usize,
             tls: files.clone(),
-            scratch: scratch.path.clone(),
+            scratch: results.clone(),
             limits: order.limits.clone(),
             application_attempts: spec.retries.application + 1,
             infrastructure_losses: spec.retries.infrastructure,
@@ -101,7 +119,7 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             },
             stop.clone(),
         ));
-        let done = job::run_on(engine, order, &resources, &args.output, Some(report), cancel).await;
+        let done = job::run_on(engine, order, journal, &resources, &args.output, Some(report), cancel).await;
         // The engine is gone, so its shell says goodbye to the workers; their streams end and the ports close.
         stop.cancel();
         for port in [serving, showing] {
@@ -127,19 +145,18 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Problem> {
     })
 }
 
-/// Tells whoever started this process which addresses were bound.
+/// Tells whoever started this process which addresses were bound, and the log.
 fn announce(file: Option<&Path>, control: &TcpListener, http: &TcpListener) -> Result<(), Problem> {
-    let Some(file) = file else { return Ok(()) };
     let failed = |error: std::io::Error| {
-        Problem::new(
-            ErrorCode::Internal,
-            format!("{} cannot be written: {error}", file.display()),
-        )
+        let file = file.unwrap_or(Path::new("the addresses")).display();
+        Problem::new(ErrorCode::Internal, format!("{file} cannot be written: {error}"))
     };
     let (control, http) = (
         control.local_addr().map_err(failed)?,
         http.local_addr().map_err(failed)?,
     );
+    tracing::info!(%control, %http, "driver listens");
+    let Some(file) = file else { return Ok(()) };
     let text = json!({ "control": control, "http": http, "pid": std::process::id() }).to_string();
     let unfinished = file.with_extension("part");
     std::fs::write(&unfinished, text)

@@ -7,10 +7,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use trireme_batch::engine::BatchEngine;
 use trireme_batch::job::{Job, JobEvent, JobOrder};
+use trireme_batch::journal::JobJournal;
 use trireme_batch::problems::problem_of;
 use trireme_batch::report::Reporter;
 use trireme_batch::session::{self, Resources};
 use trireme_exchange::http::Report;
+use trireme_spec::ids::Generation;
 use trireme_spec::problem::Problem;
 
 use super::stdout_problem;
@@ -20,13 +22,14 @@ use crate::output;
 /// Events that wait for a terminal to catch up; progress beyond it is skipped.
 const EVENTS_WAITING_MAX: usize = 64;
 
-/// Runs `order` to its end.
+/// Runs `order` to its end; with a journal, from where an earlier driver was.
 ///
 /// # Errors
 /// What stopped the job.
 pub async fn run_on(
     engine: Arc<dyn BatchEngine>,
     order: JobOrder,
+    journal: Option<JobJournal>,
     resources: &Resources,
     output: &OutputArgs,
     report: Option<watch::Sender<Report>>,
@@ -36,7 +39,8 @@ pub async fn run_on(
         session::session(resources, engine.as_ref()).map_err(|error| problem_of(&error, "the engine's settings"))?;
     let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
     let (tell, seen) = mpsc::channel(EVENTS_WAITING_MAX);
-    let reporter = Reporter::new(&order.name, Arc::clone(&engine));
+    let generation = Generation(order.writer.generation.get());
+    let reporter = Reporter::new(&order.name, generation, Arc::clone(&engine));
     let job = Job {
         order,
         session,
@@ -45,7 +49,7 @@ pub async fn run_on(
         cancel,
     };
     let running = async {
-        let done = job.run().await;
+        let done = job.run(journal).await;
         drop(job);
         done
     };

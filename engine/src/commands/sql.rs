@@ -42,6 +42,15 @@ pub fn run(args: &SqlArgs) -> Result<ExitCode, Problem> {
     let resources = process::resources(&args.resources, &scratch, Credentials::Environment);
     process::run_to_end(resources.cores, async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
-        job::run_on(Arc::new(LocalEngine), order, &resources, &args.output, None, cancel).await
+        job::run_on(
+            Arc::new(LocalEngine),
+            order,
+            None,
+            &resources,
+            &args.output,
+            None,
+            cancel,
+        )
+        .await
     })
 }

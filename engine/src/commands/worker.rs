@@ -55,8 +55,8 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
     };
     let mut resources = process::resources(&args.resources, &scratch, credentials);
     resources.spill_dir = scratch.path.join("spill");
-    std::fs::create_dir_all(&resources.spill_dir)
-        .map_err(|error| Problem::new(ErrorCode::LimitSpill, format!("no folder to spill into: {error}")))?;
+    // What a worker that was killed here has spilled is of use to nobody.
+    process::empty_folder(&resources.spill_dir).map_err(|error| process::no_folder(&resources.spill_dir, &error))?;
     trireme_batch::panics::keep_quiet();
     let compute = process::runtime(resources.cores)?;
     let service = process::runtime(SERVICE_THREADS)?;

@@ -1,5 +1,6 @@
 //! What a person or a script sees: results on standard output, everything else on standard error.
 
+pub mod blocks;
 mod progress;
 mod rows;
 
@@ -24,6 +25,16 @@ pub fn line(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
+/// Text on standard output, at once.
+///
+/// # Errors
+/// A closed pipe, a full disk.
+pub fn text(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
 /// Shows a job's events until it ends.
 ///
 /// # Errors
@@ -42,9 +53,10 @@ pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> io
                 progress.start(index, statements, &summary);
             }
             JobEvent::Progress { stages, counters, .. } => progress.update(&stages, counters),
-            JobEvent::StatementFinished { index, outcome } => {
+            JobEvent::StatementFinished { index, outcome, shown } => {
                 progress.finish(&outcome);
                 show_result(args, index, total, &outcome)?;
+                drop(shown);
             }
         }
     }
@@ -53,21 +65,39 @@ pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> io
 }
 
 fn show_result(args: &OutputArgs, index: usize, total: usize, outcome: &StatementOutcome) -> io::Result<()> {
+    let mut text = Vec::new();
+    write_result(&mut text, args.output, index, total, outcome)?;
     let mut out = io::stdout().lock();
-    match (args.output, &outcome.result) {
-        (OutputFormat::Json, result) => rows::write_json(&mut out, index, outcome.elapsed, result)?,
-        (OutputFormat::Text, StatementResult::Rows(preview)) => rows::write_table(&mut out, preview)?,
-        (OutputFormat::Csv, StatementResult::Rows(preview)) => rows::write_csv(&mut out, preview)?,
+    match args.blocks {
+        true => blocks::write(&mut out, index, &text)?,
+        false => out.write_all(&text)?,
+    }
+    out.flush()
+}
+
+fn write_result(
+    out: &mut impl Write,
+    format: OutputFormat,
+    index: usize,
+    total: usize,
+    outcome: &StatementOutcome,
+) -> io::Result<()> {
+    match (format, &outcome.result) {
+        (OutputFormat::Json, _) => rows::write_json(out, index, outcome),
+        (OutputFormat::Text, StatementResult::Rows(preview)) => rows::write_table(out, preview),
+        (OutputFormat::Csv, StatementResult::Rows(preview)) => rows::write_csv(out, preview),
         (OutputFormat::Text, StatementResult::Written(written)) => {
             let number = if total > 1 {
                 format!("statement {}: ", index + 1)
             } else {
                 String::new()
             };
-            writeln!(out, "{number}{}", rows::describe_write(written))?;
+            writeln!(out, "{number}{}", rows::describe_write(written))
         }
-        (OutputFormat::Csv, StatementResult::Written(_))
-        | (OutputFormat::Csv | OutputFormat::Text, StatementResult::Session) => {}
+        (OutputFormat::Text, StatementResult::Earlier { rows }) => {
+            writeln!(out, "statement {}: {rows} rows, shown by an earlier driver", index + 1)
+        }
+        (OutputFormat::Csv, StatementResult::Written(_) | StatementResult::Earlier { .. })
+        | (OutputFormat::Csv | OutputFormat::Text, StatementResult::Session) => Ok(()),
     }
-    out.flush()
 }

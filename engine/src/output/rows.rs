@@ -1,7 +1,6 @@
 //! Results as text tables, JSON lines and CSV.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::csv;
@@ -9,7 +8,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{JsonArray, WriterBuilder};
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use serde_json::{Value, json};
-use trireme_batch::job::{Preview, StatementResult};
+use trireme_batch::job::{Preview, StatementOutcome, StatementResult};
 use trireme_batch::sink::Written;
 
 /// A table with a line below that says how many rows there are, and how many of them are shown.
@@ -44,9 +43,9 @@ pub fn write_csv(out: &mut impl Write, preview: &Preview) -> io::Result<()> {
 }
 
 /// One JSON object for the statement.
-pub fn write_json(out: &mut impl Write, index: usize, elapsed: Duration, result: &StatementResult) -> io::Result<()> {
-    let mut object = json!({ "statement": index + 1, "elapsedMs": elapsed.as_millis() as u64 });
-    match result {
+pub fn write_json(out: &mut impl Write, index: usize, outcome: &StatementOutcome) -> io::Result<()> {
+    let mut object = json!({ "statement": index + 1, "elapsedMs": outcome.elapsed.as_millis() as u64 });
+    match &outcome.result {
         StatementResult::Rows(preview) => {
             let columns = preview.schema.fields().iter();
             object["columns"] = columns
@@ -60,8 +59,13 @@ pub fn write_json(out: &mut impl Write, index: usize, elapsed: Duration, result:
             object["files"] = json!(written.files);
             object["rowsTotal"] = json!(written.rows);
             object["bytes"] = json!(written.bytes);
+            object["earlier"] = json!(written.recovered);
         }
         StatementResult::Session => {}
+        StatementResult::Earlier { rows } => {
+            object["rowsTotal"] = json!(rows);
+            object["earlier"] = json!(true);
+        }
     }
     writeln!(out, "{object}")
 }

@@ -29,6 +29,7 @@ use super::metadata::read_written_partitions;
 use super::restrict::restrict;
 use crate::engine::PlanCounters;
 use crate::local::{add_operator, partition_count};
+use crate::sink::PartSinkExec;
 use crate::statements::statement_problem;
 
 /// What a worker needs to know of a stage; sent once to each worker, before the first task of the stage.
@@ -134,6 +135,15 @@ pub async fn run_task(
     let stage = remove_unresolved_shuffles(stage, &locations(order))
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
     let writer = bind_writer(stage, order, environment, cancel)?;
+    tracing::debug!(
+        run = %order.run,
+        stage = order.stage,
+        partition = order.partition,
+        task = order.task,
+        reads = if order.inputs.is_empty() { "tables" } else { "shuffle" },
+        writes = if writes_parts(writer.as_ref()) { "parts" } else { "shuffle" },
+        "task runs"
+    );
     let partitions = drive_writer(Arc::clone(&writer), context).await?;
     let mut counters = PlanCounters::default();
     add_operator(writer.as_ref(), &mut counters);
@@ -142,6 +152,11 @@ pub async fn run_task(
         rows_read: counters.rows_read,
         spilled_bytes: counters.spilled_bytes,
     })
+}
+
+/// Whether the task's rows go to a destination, and only their receipts to the driver.
+fn writes_parts(writer: &dyn ExecutionPlan) -> bool {
+    writer.children().iter().any(|child| child.is::<PartSinkExec>())
 }
 
 /// Where each partition of each input stage lies, in the shape that Ballista's reader wants.

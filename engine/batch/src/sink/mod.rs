@@ -18,8 +18,9 @@ use datafusion::common::Result;
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
+pub use trireme_batch_durable::Generation;
 use trireme_batch_durable::commit::{Begin, CommitError, CommitPermit, CommitRecord, Committer, WriteRequest};
-use trireme_batch_durable::{Fingerprint, Generation, WriteId};
+use trireme_batch_durable::{Fingerprint, WriteId};
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::problems::{problem_of_cause, told};
@@ -78,6 +79,11 @@ pub struct Write {
     location: String,
 }
 
+/// The write of statement `index`, the same for all drivers of a run.
+pub fn write_id(writer: &Writer, index: usize) -> WriteId {
+    WriteId::for_statement(&writer.run, u32::try_from(index).unwrap_or(u32::MAX))
+}
+
 /// Begins the write of statement `index`.
 ///
 /// # Errors
@@ -92,7 +98,7 @@ pub async fn begin(
     let config = session.copied_config();
     let store = stores::store_at(&config, &destination.location).map_err(|error| statement_problem(&error))?;
     let committer = Committer::new(store);
-    let write_id = WriteId::for_statement(&writer.run, u32::try_from(index).unwrap_or(u32::MAX));
+    let write_id = write_id(writer, index);
     let request = WriteRequest {
         write_id: write_id.clone(),
         job: writer.job.clone(),
@@ -135,8 +141,11 @@ impl Write {
     /// Another writer that came first, a destination that fails. Either all parts are the result then, or none.
     pub async fn commit(self, receipts: &[RecordBatch]) -> Result<Written, Problem> {
         let parts = exec::read_receipts(receipts).map_err(|error| statement_problem(&error))?;
+        // Tests kill the driver between these two lines, too.
+        tracing::debug!(location = %self.location, parts = parts.len(), "committing");
         let committed = self.committer.commit(&self.permit, self.schema, parts).await;
         let committed = committed.map_err(|error| commit_problem(&error))?;
+        tracing::debug!(location = %self.location, "committed");
         Ok(written(&self.location, &committed.record, !committed.created))
     }
 

@@ -217,6 +217,7 @@ impl Shell {
     fn fetched(&mut self, run: RunId, partition: u32, task: TaskId, outcome: Result<Spool, DataFusionError>) {
         match outcome {
             Ok(spool) => {
+                tracing::debug!(%run, partition, %task, "result fetched");
                 let Some(state) = self.runs.get(&run) else { return };
                 // Room for every partition was made when the run was submitted, and each is fetched once.
                 drop(state.results.try_send(Arrival::Partition { partition, spool }));
@@ -328,6 +329,7 @@ impl Shell {
             bytes: written.bytes,
         });
         let output = sizes.collect();
+        tracing::debug!(%worker, %task, "task finished");
         self.remember(worker, task, report);
         self.step(Event::TaskFinished { worker, task, output });
     }
@@ -536,6 +538,7 @@ impl Shell {
             state.name.clone(),
             state.stages.keys().next_back().map_or(0, |stage| stage.0),
         );
+        tracing::debug!(%worker, %run, partition, %task, "fetching result");
         let (fetcher, commands) = (Arc::clone(&self.fetcher), self.commands.clone());
         tokio::spawn(async move {
             let outcome = match output {

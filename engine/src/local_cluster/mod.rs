@@ -2,29 +2,35 @@
 //! own. The processes are the ones that pods run; this is the operator's part, as far as one machine needs it: start them,
 //! start again what dies, end what is left.
 
+mod crew;
+mod driver;
+mod role;
+
 use std::fs;
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::task::JoinSet;
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use trireme_core::tls::{Identity, JobAuthority, LEAF_VALIDITY, Role};
 use trireme_spec::batch_job::BatchJob;
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use crew::Crew;
+use driver::Driver;
+use role::RoleProcess;
+
 use crate::args::{OutputFormat, RunArgs};
+use crate::output::blocks::Shown;
 use crate::process::{self, Scratch};
 
-/// The driver has this long to bind its ports.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+/// The kernel chooses the port.
+const ANY_PORT: &str = "127.0.0.1:0";
 
-/// Workers have this long to leave after the job has ended; then they are killed, because nobody needs them.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+/// A driver that is killed is started again, this often in all: one that dies of its job would die for ever.
+const DRIVER_STARTS_MAX: u32 = 10;
 
 /// A worker that dies is started again, this often in all: the budget is the job's, not ours, so it is generous.
 const WORKER_STARTS_MAX: u32 = 100;
@@ -52,6 +58,8 @@ struct LocalCluster<'a> {
     workers: u32,
     cores: u32,
     log: String,
+    /// The same for all drivers of this run of the job.
+    run: String,
 }
 
 impl<'a> LocalCluster<'a> {
@@ -98,53 +106,72 @@ impl<'a> LocalCluster<'a> {
             workers,
             cores,
             log: log.to_owned(),
+            run: trireme_batch::incarnation(),
         })
     }
 
     async fn run(&self, cancel: CancellationToken) -> Result<ExitCode, Problem> {
-        let mut driver = self.start_driver()?;
-        let control = self.address_of(&mut driver).await?;
-        let Some(control) = control else {
-            return code(driver.child.wait().await);
+        let mut shown = Shown::default();
+        let mut driver = self.start_driver(ANY_PORT)?;
+        let Some(control) = driver.address(&self.announced()).await? else {
+            return driver.explained(&mut shown).await;
         };
         let mut crew = Crew::default();
         for number in 1..=self.workers {
-            crew.watch(number, self.start_worker(number, 0, &control)?);
+            crew.watch(number, self.start_worker(number, &control)?);
         }
-        let mut starts = 0;
+        let (mut worker_starts, mut driver_starts) = (0, 0);
         let mut told = false;
         let ended = loop {
             tokio::select! {
                 biased;
-                ended = driver.child.wait() => break ended,
+                ended = driver.run(&mut shown) => {
+                    let ended = ended?;
+                    // Not one that was told to end, and not one that ended with an error, which it has explained.
+                    let killed = ended.code().is_none() && !told;
+                    if !killed || driver_starts == DRIVER_STARTS_MAX {
+                        break ended;
+                    }
+                    driver_starts += 1;
+                    tracing::warn!(status = %ended, "the driver was killed; starting another, which goes on where it was");
+                    tokio::time::sleep(RESTART_WAIT).await;
+                    // Workers go on looking for the driver where they knew it.
+                    driver = self.start_driver(&control)?;
+                }
                 Some(number) = crew.lost() => {
-                    starts += 1;
+                    worker_starts += 1;
                     // Workers that were sent home may end a moment before the driver does.
                     tokio::time::sleep(RESTART_WAIT).await;
-                    let running = matches!(driver.child.try_wait(), Ok(None));
-                    if running && starts <= WORKER_STARTS_MAX {
-                        crew.watch(number, self.start_worker(number, starts, &control)?);
+                    if driver.is_running() && worker_starts <= WORKER_STARTS_MAX {
+                        crew.watch(number, self.start_worker(number, &control)?);
                     }
                 }
                 () = cancel.cancelled(), if !told => {
                     told = true;
-                    signal(&driver.child, Signal::TERM);
+                    driver.end();
                 }
             }
         };
         crew.end().await;
-        code(ended)
+        driver::code(ended)
     }
 
-    fn start_driver(&self) -> Result<RoleProcess, Problem> {
+    /// Where a driver tells which addresses it has bound.
+    fn announced(&self) -> PathBuf {
+        self.folder.join("driver.json")
+    }
+
+    fn start_driver(&self, control: &str) -> Result<Driver, Problem> {
         let mut command = self.role("driver", "driver");
         let stdin = self.folder.join("job.json");
         let file = if stdin.exists() { stdin } else { self.args.file.clone() };
-        command
-            .arg("--job")
-            .arg(file)
-            .args(["--control", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        command.arg("--announce").arg(self.folder.join("driver.json"));
+        command.arg("--job").arg(file).args(["--run", &self.run]);
+        command.args(["--control", control, "--http", ANY_PORT]);
+        command.arg("--announce").arg(self.announced());
+        command.arg("--scratch").arg(self.folder.join("work/driver"));
+        if self.job.spec.storage.is_none() {
+            command.arg("--storage").arg(self.folder.join("storage"));
+        }
         command.arg("--slots").arg((self.workers * self.cores).to_string());
         command.arg("--memory").arg(self.job.spec.driver.memory.to_string());
         let format = match self.args.output.output {
@@ -152,31 +179,23 @@ impl<'a> LocalCluster<'a> {
             OutputFormat::Json => "json",
             OutputFormat::Csv => "csv",
         };
-        command.args(["--output", format, "--max-rows", &self.args.output.max_rows.to_string()]);
+        let rows = self.args.output.max_rows.to_string();
+        command.args(["--output", format, "--max-rows", &rows, "--blocks"]);
         if self.args.output.quiet {
             command.arg("--quiet");
         }
-        RoleProcess::start(command).map_err(|error| failed("the driver cannot be started", &error))
+        Driver::start(command)
     }
 
-    fn start_worker(&self, number: u32, start: u32, control: &str) -> Result<RoleProcess, Problem> {
+    fn start_worker(&self, number: u32, control: &str) -> Result<RoleProcess, Problem> {
         let instance = format!("worker-{number}");
         let mut command = self.role("worker", &instance);
         command.args([
-            "--driver",
-            control,
-            "--name",
-            &instance,
-            "--data",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
+            "--driver", control, "--name", &instance, "--data", ANY_PORT, "--http", ANY_PORT,
         ]);
         let memory = self.args.resources.memory.unwrap_or(self.job.spec.executors.memory);
         command.args(["--memory", &memory.to_string(), "--cores", &self.cores.to_string()]);
-        command
-            .arg("--scratch")
-            .arg(self.folder.join("work").join(format!("{instance}-{start}")));
+        command.arg("--scratch").arg(self.folder.join("work").join(&instance));
         command.args(["--spill", &self.args.resources.spill.to_string()]);
         command.stdout(Stdio::null());
         RoleProcess::start(command).map_err(|error| failed("a worker cannot be started", &error))
@@ -194,109 +213,6 @@ impl<'a> LocalCluster<'a> {
         command.arg("--tls").arg(self.folder.join("tls").join(instance));
         command.stdin(Stdio::piped()).kill_on_drop(true);
         command
-    }
-
-    /// Where the driver's control port is; `None` when the driver ended first, which it has explained.
-    async fn address_of(&self, driver: &mut RoleProcess) -> Result<Option<String>, Problem> {
-        let file = self.folder.join("driver.json");
-        let announced = async {
-            loop {
-                if let Ok(text) = fs::read(&file) {
-                    let facts: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-                    break facts["control"].as_str().map(str::to_owned);
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::select! {
-            address = tokio::time::timeout(START_PATIENCE, announced) => match address {
-                Ok(address) => Ok(address),
-                Err(_) => Err(Problem::new(ErrorCode::Internal, "the driver did not bind its ports in time")),
-            },
-            _ = driver.child.wait() => Ok(None),
-        }
-    }
-}
-
-/// A process of ours. Its lifeline is its standard input: the process ends when that closes.
-struct RoleProcess {
-    child: Child,
-    /// Held apart, because waiting for a child closes the input that it still has.
-    _lifeline: Option<ChildStdin>,
-}
-
-impl RoleProcess {
-    fn start(mut command: Command) -> io::Result<Self> {
-        let mut child = command.spawn()?;
-        Ok(Self {
-            _lifeline: child.stdin.take(),
-            child,
-        })
-    }
-}
-
-/// The workers that run, each watched by a task.
-#[derive(Default)]
-struct Crew {
-    watched: JoinSet<u32>,
-    stop: CancellationToken,
-}
-
-impl Crew {
-    fn watch(&mut self, number: u32, worker: RoleProcess) {
-        let stop = self.stop.clone();
-        self.watched.spawn(async move {
-            // All of it moves in here: its lifeline must last as long as the process.
-            let mut worker = worker;
-            tokio::select! {
-                status = worker.child.wait() => {
-                    if let Ok(status) = status && !status.success() {
-                        tracing::warn!(worker = number, %status, "a worker process ended; starting another");
-                    }
-                }
-                () = stop.cancelled() => {
-                    // One that the driver sent home is on its way; one that came too late does not know yet.
-                    signal(&worker.child, Signal::TERM);
-                    if tokio::time::timeout(LEAVE_PATIENCE, worker.child.wait()).await.is_err() {
-                        // Dropping the child kills it.
-                        tracing::warn!(worker = number, "a worker did not leave in time; killing it");
-                    }
-                }
-            }
-            number
-        });
-    }
-
-    /// The next worker that ends.
-    async fn lost(&mut self) -> Option<u32> {
-        self.watched.join_next().await?.ok()
-    }
-
-    /// Waits for all to leave.
-    async fn end(mut self) {
-        self.stop.cancel();
-        while self.watched.join_next().await.is_some() {}
-    }
-}
-
-fn signal(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    if let Some(pid) = pid
-        && let Err(error) = kill_process(pid, signal)
-    {
-        tracing::debug!(%error, "the process is gone already");
-    }
-}
-
-/// The driver's exit code as ours.
-fn code(ended: io::Result<ExitStatus>) -> Result<ExitCode, Problem> {
-    let status = ended.map_err(|error| failed("the driver's end was missed", &error))?;
-    match status.code().and_then(|code| u8::try_from(code).ok()) {
-        Some(code) => Ok(ExitCode::from(code)),
-        None => Err(
-            Problem::new(ErrorCode::Internal, format!("the driver was killed: {status}"))
-                .remedy("look at the system's log: the kernel kills what uses too much memory"),
-        ),
     }
 }
 

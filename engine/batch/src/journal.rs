@@ -1,0 +1,203 @@
+//! What a job writes down, so that another driver can go on where this one was killed.
+//!
+//! The log itself and what it means are `trireme_batch_durable::journal`; here it is opened at a job's storage, and its
+//! errors are told in our terms. A record of what is about to happen is durable before it happens; one of what has happened
+//! comes after. Who reads the journal therefore never finds less than what was done, and asks the destination about the
+//! one write that may lie between.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use trireme_batch_durable::journal::{
+    Action, FileJournal, JobOutcome, Journal, JournalError, JournalStore, ObjectJournal, Record, ResumeError,
+    ResumePlan, StatementOutcome, resume,
+};
+use trireme_batch_durable::{Fingerprint, Generation, WriteId};
+use trireme_core::store::{ConcreteStore, StoreFactory};
+use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
+
+use crate::job::JobOrder;
+use crate::problems::{causes, of_store_location, problem_of_cause};
+use crate::statements;
+
+/// The journal of one run of a job, open for this driver.
+#[derive(Debug)]
+pub struct JobJournal {
+    journal: Journal,
+    resume: ResumePlan,
+}
+
+impl JobJournal {
+    /// Opens the journal of `run` below `storage`, and so stops every earlier driver of that run. An empty journal is that
+    /// of a new run.
+    ///
+    /// # Errors
+    /// A storage that cannot be used, a damaged journal, a job that was edited since its run began.
+    pub async fn open(stores: &StoreFactory, storage: &str, run: &str, order: &JobOrder) -> Result<Self, Problem> {
+        let store = store_at(stores, storage, run)?;
+        let statements = statements::parse(&order.sql, order.limits.statements_max as usize)?;
+        let statements: Vec<_> = statements.iter().map(|sql| of_statement(&sql.to_string())).collect();
+        let opening = Journal::open(store, of_job(order), &crate::incarnation()).await;
+        let opening = opening.map_err(|error| journal_problem(&error))?;
+        let resume = resume(&opening.records, &statements).map_err(|error| resume_problem(&error))?;
+        tracing::info!(
+            job = %order.name,
+            run,
+            generation = %opening.journal.generation(),
+            statements_done = resume.actions.iter().filter(|action| **action != Action::Run).count(),
+            "journal opened"
+        );
+        Ok(Self {
+            journal: opening.journal,
+            resume,
+        })
+    }
+
+    /// Which driver of the run this is.
+    pub fn generation(&self) -> Generation {
+        self.journal.generation()
+    }
+
+    /// How the run ended, if an earlier driver brought it to its end.
+    pub fn ended(&self) -> Option<Result<(), Problem>> {
+        match self.resume.finished.as_ref()? {
+            JobOutcome::Succeeded => Some(Ok(())),
+            JobOutcome::Failed { problem } => Some(Err(serde_json::from_value(problem.clone())
+                .unwrap_or_else(|_| Problem::new(ErrorCode::Internal, problem.to_string())))),
+        }
+    }
+
+    /// What is to be done with statement `index`.
+    pub fn action(&self, index: usize) -> Action {
+        self.resume.actions.get(index).cloned().unwrap_or(Action::Run)
+    }
+
+    /// Statement `index`, whose text is `sql`, is about to run.
+    ///
+    /// # Errors
+    /// As all that append: a storage that fails, or a newer driver that has taken over.
+    pub async fn started(&mut self, index: usize, sql: &str) -> Result<(), Problem> {
+        let (index, statement) = (number(index), of_statement(sql));
+        self.append(&Record::StatementStarted { index, statement }).await
+    }
+
+    /// Statement `index` is about to write to `location`.
+    ///
+    /// # Errors
+    /// As [`Self::started`].
+    pub async fn intends(&mut self, index: usize, write_id: WriteId, location: &str) -> Result<(), Problem> {
+        let (index, location) = (number(index), location.to_owned());
+        self.append(&Record::WriteIntended {
+            index,
+            write_id,
+            location,
+        })
+        .await
+    }
+
+    /// Statement `index` has ended, and whoever was to see its result has seen it.
+    ///
+    /// # Errors
+    /// As [`Self::started`].
+    pub async fn done(&mut self, index: usize, outcome: StatementOutcome) -> Result<(), Problem> {
+        let index = number(index);
+        self.append(&Record::StatementDone { index, outcome }).await
+    }
+
+    /// The run has ended for good: no driver that comes later runs anything. A job that was stopped, or whose driver was
+    /// replaced, has not ended.
+    ///
+    /// # Errors
+    /// As [`Self::started`].
+    pub async fn end(&mut self, done: &Result<(), Problem>) -> Result<(), Problem> {
+        let outcome = match done {
+            Ok(()) => JobOutcome::Succeeded,
+            Err(problem) if problem.code.class() == ErrorClass::Cancelled => return Ok(()),
+            Err(problem) => JobOutcome::Failed {
+                problem: serde_json::to_value(problem).unwrap_or_default(),
+            },
+        };
+        // The work may have been dropped amid an append.
+        let appended = self.journal.append_in_doubt(&Record::Finished { outcome }).await;
+        appended.map_err(|error| journal_problem(&error))
+    }
+
+    async fn append(&mut self, record: &Record) -> Result<(), Problem> {
+        let appended = self.journal.append(record).await;
+        appended.map_err(|error| journal_problem(&error))?;
+        // Tests kill the driver here, between a record and what it announces.
+        tracing::debug!(record = record.name(), "journaled");
+        Ok(())
+    }
+}
+
+fn store_at(stores: &StoreFactory, storage: &str, run: &str) -> Result<Arc<dyn JournalStore>, Problem> {
+    let folder = format!("{}/journal", storage.trim_end_matches('/'));
+    let place = stores.locate(&folder).map_err(|error| of_store_location(&error))?;
+    Ok(match place.store {
+        ConcreteStore::Local(_) => {
+            let folder = format!("/{}", place.path);
+            std::fs::create_dir_all(&folder).map_err(|error| {
+                Problem::new(
+                    ErrorCode::DataNotFound,
+                    format!("the storage {folder} cannot be used: {error}"),
+                )
+                .remedy("name a folder that can be written to in spec.storage or --storage")
+            })?;
+            Arc::new(FileJournal::new(format!("{folder}/{run}.log")))
+        }
+        ConcreteStore::S3(store) => Arc::new(ObjectJournal::new(store, place.path.join(run))),
+        ConcreteStore::Memory(store) => Arc::new(ObjectJournal::new(store, place.path.join(run))),
+    })
+}
+
+/// Of all that decides what the job does. A driver that is given another job under the same run must not go on with it.
+fn of_job(order: &JobOrder) -> Fingerprint {
+    let mut parameters: Vec<_> = order.parameters.iter().collect();
+    parameters.sort_unstable_by_key(|(name, _)| *name);
+    let parameters = parameters
+        .into_iter()
+        .map(|(name, value)| format!("{name}: {} = {value}", value.data_type()));
+    // As the manifest has them, which another version of this program reads alike.
+    let tables = order.tables.iter().map(|table| json!(table).to_string());
+    let pieces = [order.name.clone(), order.sql.clone(), json!(order.result).to_string()];
+    Fingerprint::of(pieces.into_iter().chain(parameters).chain(tables))
+}
+
+fn of_statement(sql: &str) -> Fingerprint {
+    Fingerprint::of([sql])
+}
+
+/// A job has at most 1000 statements.
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+fn journal_problem(error: &JournalError) -> Problem {
+    let text = causes(error);
+    match error {
+        JournalError::Fenced { .. } => Problem::new(ErrorCode::CancelledReplaced, text),
+        JournalError::JobChanged { .. } => Problem::new(ErrorCode::ManifestChanged, text)
+            .remedy("start a new run of the changed job, or give back the old manifest"),
+        JournalError::Objects { .. } => problem_of_cause(error),
+        JournalError::File { .. } => Problem::new(ErrorCode::DataNotFound, text)
+            .remedy("check that the folder of spec.storage or --storage can be written to"),
+        JournalError::Corrupt { .. } | JournalError::Version { .. } | JournalError::TooLarge { .. } => {
+            Problem::new(ErrorCode::DataMalformed, text)
+                .remedy("start a new run; writes that were committed stay, and are not known to it")
+        }
+        JournalError::Locked { .. } | JournalError::Contended => Problem::new(ErrorCode::DataCommitConflict, text),
+    }
+}
+
+fn resume_problem(error: &ResumeError) -> Problem {
+    let text = error.to_string();
+    match error {
+        ResumeError::StatementChanged { .. } | ResumeError::StatementRemoved { .. } => {
+            Problem::new(ErrorCode::ManifestChanged, text)
+        }
+        ResumeError::OutOfOrder { .. } | ResumeError::TwoWrites { .. } => {
+            Problem::new(ErrorCode::DataMalformed, text).remedy("start a new run")
+        }
+    }
+}
