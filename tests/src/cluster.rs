@@ -1,10 +1,12 @@
-//! `trireme run --workers N`, watched through what it logs: who joined, what was given to whom, who was lost.
+//! `trireme run --workers N`, watched through what it logs: who joined, what was given to whom, who was lost, how far the
+//! driver is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::proc::{arguments, children};
 use crate::process::{Output, Program, Running, trireme};
 
 /// The driver tells each launch of a task at debug.
@@ -57,6 +59,26 @@ impl Cluster {
         kill_process(self.log.worker(worker).pid, signal).is_ok()
     }
 
+    /// The driver of this moment. Between two there is none.
+    pub fn driver(&self) -> Option<Pid> {
+        let mut processes = children(self.pid()).into_iter();
+        processes.find(|pid| arguments(*pid).get(1).is_some_and(|word| word == "driver"))
+    }
+
+    /// Sends a signal to the driver; false if there is none at this moment.
+    pub fn signal_driver(&self, signal: Signal) -> bool {
+        self.driver().is_some_and(|pid| kill_process(pid, signal).is_ok())
+    }
+
+    /// The command line of the driver or of a worker, without the program's name.
+    pub fn arguments_of(&self, role: &str) -> Vec<String> {
+        let processes = children(self.pid()).into_iter().map(arguments);
+        let found = processes
+            .into_iter()
+            .find(|words| words.get(1).is_some_and(|word| word == role));
+        found.unwrap_or_else(|| panic!("no {role} runs")).split_off(1)
+    }
+
     /// Sends a signal to the parent alone.
     pub fn signal_parent(&self, signal: Signal) {
         self.running.signal(signal);
@@ -75,11 +97,57 @@ impl Cluster {
     }
 }
 
-/// What the driver's log says of its workers, in the order it happened.
+/// A command line with other values of some options, and without what ties it to its parent.
+pub fn with_options(arguments: &[String], options: &[(&str, &str)]) -> Vec<String> {
+    let mut changed: Vec<String> = Vec::new();
+    for argument in arguments.iter().filter(|argument| *argument != "--until-stdin-closes") {
+        let before = changed.last().map(String::as_str);
+        let value = options.iter().find(|(name, _)| Some(*name) == before);
+        changed.push(value.map_or_else(|| argument.clone(), |(_, value)| (*value).to_owned()));
+    }
+    changed
+}
+
+/// What is said of one driver's life, in the order it happened.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterLog {
+    /// Which driver of the run it is, from 1; 0 before its first word.
+    pub generation: u64,
     pub workers: Vec<Worker>,
     pub launches: Vec<Launch>,
+    pub marks: Vec<Mark>,
+    /// The lives before, the first one first.
+    pub earlier: Vec<ClusterLog>,
+}
+
+/// A point that driver or worker has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// A worker is about to run a task.
+    Runs {
+        task: u64,
+        /// It reads outputs of other tasks, not tables.
+        reads_shuffle: bool,
+        /// It writes parts of a destination, not outputs for other tasks or the driver.
+        writes_parts: bool,
+    },
+    Finished {
+        task: u64,
+    },
+    /// The driver asks a worker for a part of the result.
+    Fetching {
+        worker: u64,
+        task: u64,
+    },
+    Fetched {
+        task: u64,
+    },
+    /// A record is in the journal.
+    Journaled {
+        record: String,
+    },
+    Committing,
+    Committed,
 }
 
 /// One attachment of a worker process: a process that comes back is another worker to the driver.
@@ -143,16 +211,49 @@ impl ClusterLog {
             .any(|new| new.id > old.id && new.name == old.name && new.pid != old.pid)
     }
 
-    /// Takes in one line; most say nothing of workers. Fails the test if a worker is given a task that was lost before.
+    /// The worker that was given `task`.
+    pub fn worker_of(&self, task: u64) -> Option<u64> {
+        let launch = self.launches.iter().find(|launch| launch.task == task);
+        launch.map(|launch| launch.worker)
+    }
+
+    /// Tasks that were given away and have not come back.
+    pub fn running(&self) -> Vec<Launch> {
+        let finished = |task| self.marks.contains(&Mark::Finished { task });
+        let lost = |launch: &&Launch| self.worker(launch.worker).lost;
+        let launches = self.launches.iter().filter(|launch| !lost(launch));
+        launches.filter(|launch| !finished(launch.task)).copied().collect()
+    }
+
+    /// Launches that were not the first of their place.
+    pub fn reruns(&self) -> usize {
+        let places: BTreeSet<_> = self.launches.iter().map(|launch| launch.place).collect();
+        self.launches.len() - places.len()
+    }
+
+    /// Takes in one line; most say nothing of interest. Fails the test if a worker is given a task that was lost before.
     fn read(&mut self, line: &str) {
-        let Some((_, said)) = line.split_once("trireme_batch::cluster::driver::shell: ") else {
+        let Some((_, said)) = line.split_once(" trireme_batch::") else {
+            return;
+        };
+        let Some((module, said)) = said.split_once(": ") else {
             return;
         };
         let fields: HashMap<&str, &str> = said.split(' ').filter_map(|word| word.split_once('=')).collect();
         let text = |name: &str| *fields.get(name).unwrap_or_else(|| panic!("no {name} in {line:?}"));
         let number = |name: &str| -> u64 { text(name).parse().unwrap_or_else(|_| panic!("{name} in {line:?}")) };
+        if module != "cluster::driver::shell" {
+            return self.read_mark(line, said, &text, &number);
+        }
         let says = |what: &str| said.strip_prefix(what).is_some_and(|rest| rest.starts_with(" worker="));
-        if says("worker joined") {
+        if says("fetching result") {
+            let (worker, task) = (number("worker"), number("task"));
+            self.marks.push(Mark::Fetching { worker, task });
+        } else if said.starts_with("result fetched ") {
+            self.marks.push(Mark::Fetched { task: number("task") });
+        } else if says("task finished") {
+            self.marks.push(Mark::Finished { task: number("task") });
+        } else if says("worker joined") {
             let pid = i32::try_from(number("pid")).ok().and_then(Pid::from_raw);
             self.workers.push(Worker {
                 id: number("worker"),
@@ -181,6 +282,32 @@ impl ClusterLog {
             self.change(number("worker"), |worker| worker.drains = true);
         } else if says("worker released") {
             self.change(number("worker"), |worker| worker.released = true);
+        }
+    }
+
+    fn read_mark<'a>(&mut self, line: &str, said: &str, text: &dyn Fn(&str) -> &'a str, number: &dyn Fn(&str) -> u64) {
+        if said.starts_with("journal opened ") {
+            let generation = number("generation");
+            if generation > 1 {
+                let ended = std::mem::take(self);
+                self.earlier.clone_from(&ended.earlier);
+                self.earlier.push(ended);
+            }
+            self.generation = generation;
+        } else if said.starts_with("journaled ") {
+            let record = text("record").trim_matches('"').to_owned();
+            self.marks.push(Mark::Journaled { record });
+        } else if said.starts_with("committing ") {
+            self.marks.push(Mark::Committing);
+        } else if said.starts_with("committed ") {
+            self.marks.push(Mark::Committed);
+        } else if said.starts_with("task runs ") && line.contains(&format!("-g{}-r", self.generation)) {
+            // A worker that has not noticed yet may still speak of the driver before.
+            self.marks.push(Mark::Runs {
+                task: number("task"),
+                reads_shuffle: text("reads").contains("shuffle"),
+                writes_parts: text("writes").contains("parts"),
+            });
         }
     }
 
@@ -227,5 +354,26 @@ mod tests {
             })
         );
         assert_eq!(log.last_launch(2), None);
+    }
+
+    #[test]
+    fn a_driver_that_follows_another_begins_a_new_page() {
+        let log = ClusterLog::of(
+            "T  INFO trireme_batch::journal: journal opened job=a run=\"x\" generation=1 statements_done=0\n\
+             T DEBUG trireme_batch::journal: journaled record=\"statement-started\"\n\
+             T DEBUG trireme_batch::sink: committing location=/x parts=2\n\
+             T  INFO trireme_batch::journal: journal opened job=a run=\"x\" generation=2 statements_done=1\n\
+             T DEBUG trireme_batch::cluster::task: task runs run=a-g1-r1 stage=1 partition=0 task=1 reads=\"tables\" writes=\"shuffle\"\n\
+             T DEBUG trireme_batch::cluster::task: task runs run=a-g2-r1 stage=1 partition=0 task=2 reads=\"shuffle\" writes=\"parts\"\n",
+        );
+        let runs = Mark::Runs {
+            task: 2,
+            reads_shuffle: true,
+            writes_parts: true,
+        };
+        assert_eq!((log.generation, log.marks.as_slice()), (2, [runs].as_slice()));
+        let record = "statement-started".to_owned();
+        assert_eq!(log.earlier.len(), 1);
+        assert_eq!(log.earlier[0].marks, [Mark::Journaled { record }, Mark::Committing]);
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::panic, reason = "a harness reports by failing the test")]
 
 mod cluster;
+mod dice;
 mod oracle;
 mod proc;
 mod process;
@@ -13,9 +14,10 @@ mod scratch;
 
 use std::path::{Path, PathBuf};
 
-pub use cluster::{Cluster, ClusterLog, Launch, Place, Worker};
+pub use cluster::{Cluster, ClusterLog, Launch, Mark, Place, Worker, with_options};
+pub use dice::Dice;
 pub use oracle::{Engine, answers, compare};
-pub use proc::{children, command_line, is_alive, listeners};
+pub use proc::{children, command_line, is_alive, listeners, peak_memory_mib};
 pub use process::{Line, Output, Program, Running, Stream, trireme};
 pub use scratch::{Scratch, batch_job};
 

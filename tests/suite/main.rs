@@ -5,6 +5,8 @@ mod arch;
 mod bad_input;
 mod cli;
 mod examples;
+mod kills;
+mod large_copy;
 mod recovery;
 mod tpch;
 mod writes;

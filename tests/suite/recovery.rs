@@ -16,12 +16,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use trireme_tests::{
-    Cluster, ClusterLog, Launch, Output, Program, Scratch, batch_job, children, command_line, is_alive, listeners,
-    repository, trireme,
+    Cluster, ClusterLog, Dice, Launch, Output, Program, Scratch, batch_job, children, command_line, is_alive,
+    listeners, repository, trireme,
 };
 
 /// Large enough that a query shuffles for seconds in a debug build, small enough that it can be run ten times.
@@ -46,7 +46,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 #[test]
 fn a_killed_worker_costs_a_rerun_never_the_answer() {
     let job = Job::get();
-    let mut dice = Dice::new();
+    let mut dice = Dice::from_environment();
     let kills = env::var("TRIREME_KILLS").map_or(KILLS, |text| text.parse().unwrap());
     let mut table = Vec::new();
     for number in 0..kills {
@@ -138,7 +138,7 @@ fn a_write_survives_kills_whole() {
     println!("{output}");
     let output = output.succeeded();
     assert!(killed.iter().all(|worker| log.worker(*worker).lost), "{log:#?}");
-    assert!(reruns(&log) >= killed.len(), "no work was lost: {log:#?}");
+    assert!(log.reruns() >= killed.len(), "no work was lost: {log:#?}");
     assert_eq!(totals(&stormy), totals(&calm));
     for folder in [calm, stormy] {
         assert!(folder.join("_SUCCESS").is_file(), "{}", folder.display());
@@ -259,7 +259,7 @@ impl Job {
             let output = output.succeeded();
             assert!(output.stdout.lines().count() > 10, "{output}");
             assert!(log.launches.len() > 10, "{output}");
-            assert_eq!(reruns(&log), 0, "{output}");
+            assert_eq!(log.reruns(), 0, "{output}");
             Job {
                 tables,
                 manifest,
@@ -372,7 +372,7 @@ fn kill_one(job: &Job, after: usize, other: bool) -> Kill {
         victim: last,
         cost_work,
         launches_after: log.launches.len() - launches_before,
-        reruns: reruns(&log),
+        reruns: log.reruns(),
         replaced: log.is_replaced(victim),
         duration: output.duration,
     }
@@ -386,12 +386,6 @@ fn nth_launch(cluster: &mut Cluster, number: usize) -> Launch {
 
 fn is_rerun(again: &Launch, first: &Launch) -> bool {
     again.place == first.place && again.task > first.task
-}
-
-/// Launches that were not the first of their place.
-fn reruns(log: &ClusterLog) -> usize {
-    let places: BTreeSet<_> = log.launches.iter().map(|launch| launch.place).collect();
-    log.launches.len() - places.len()
 }
 
 /// What a reader finds in a folder that was written to.
@@ -432,27 +426,4 @@ fn plain_request(address: SocketAddr) -> Vec<u8> {
 /// Nothing, or the alert of seven bytes (content type 21) by which TLS refuses what is not TLS.
 fn says_nothing(answer: &[u8]) -> bool {
     answer.is_empty() || (answer.len() == 7 && answer[0] == 21)
-}
-
-/// Chance that can be had again: `TRIREME_SEED` is the seed of an earlier run.
-struct Dice {
-    state: u64,
-}
-
-impl Dice {
-    fn new() -> Dice {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let seed = env::var("TRIREME_SEED").map_or_else(|_| clock(), |text| text.parse().unwrap());
-        println!("TRIREME_SEED={seed}");
-        Dice { state: seed }
-    }
-
-    /// A number from 0 to below `limit`: SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
-    fn below(&mut self, limit: u64) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % limit
-    }
 }
