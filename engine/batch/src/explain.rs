@@ -76,7 +76,8 @@ async fn stages(session: &SessionContext, plan: &LogicalPlan, slots: usize, text
         } else {
             format!(", reads {}", inputs.join(" and "))
         };
-        let _ = writeln!(text, "   ┌ stage {}: {} tasks{from}", stage.id, stage.tasks);
+        let repeatable = if stage.repeatable { "" } else { ", not repeatable" };
+        let _ = writeln!(text, "   ┌ stage {}: {} tasks{from}{repeatable}", stage.id, stage.tasks);
         let _ = writeln!(text, "{}", indented(&stage.text));
     }
     Ok(())

@@ -82,8 +82,9 @@ pub enum Event {
         task: TaskId,
         failure: Failure,
     },
-    /// The driver holds this partition of the result completely: nothing can take it away any more.
-    ResultFetched { run: RunId, partition: u32 },
+    /// The driver holds this partition of the result completely, as `task` left it: no loss can take it away any more.
+    /// Answered, sooner or later, by `HandOn` or `Discard`, unless the run ends without a result.
+    ResultFetched { run: RunId, partition: u32, task: TaskId },
     /// The driver could not read this partition of the result, which `task` had left on its worker.
     ResultFetchFailed { run: RunId, partition: u32, task: TaskId },
     /// Time passed. To be sent at least every `Limits::silence_ms / 4`.
@@ -163,11 +164,17 @@ pub enum Effect {
         worker: WorkerId,
         task: TaskId,
     },
+    /// Hand on what was fetched of this partition from `task`: once for each partition, never to be taken back.
+    HandOn { run: RunId, partition: u32, task: TaskId },
+    /// What was fetched from `task` must not be seen by anybody.
+    Discard { run: RunId, task: TaskId },
+    /// For the log: an output of `stage` is made again and may differ, so all work that derives from it starts over.
+    RolledBack { run: RunId, stage: StageId },
     /// Nothing of the run is needed any more: workers may delete its files.
     ReleaseRun { run: RunId },
     /// A draining worker holds nothing that is needed and may end. Its id is not accepted again.
     ReleaseWorker { worker: WorkerId },
-    /// All partitions of the result were fetched.
+    /// All partitions of the result were fetched and are to be handed on.
     RunSucceeded { run: RunId },
     /// The run ended without a result.
     RunFailed { run: RunId, error: RunError },

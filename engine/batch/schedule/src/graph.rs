@@ -4,7 +4,8 @@
 //! graph; but a stage is worked on only while it is **needed**: while some stage that reads it has unfinished work and is
 //! itself needed. The result is needed until the run ends. So a loss re-runs what has a reader and nothing else, finished
 //! readers on surviving workers keep their work, and a result partition that is re-opened makes its inputs needed again,
-//! back to the first that is gone. It knows workers only by id and never decides where a task runs.
+//! back to the first that is gone. What more a loss costs where an output made again is not the same is in `versions`. It
+//! knows workers only by id and never decides where a task runs.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -27,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) offers: BTreeSet<u32>,
     /// Since when it has been waiting for a worker, with nothing else to wait for.
     pub(crate) waiting_since: Option<Millis>,
+    /// Results of attempts up to this one derive from an output that was made again since.
+    pub(crate) void_until: TaskId,
 }
 
 /// One stage, with counters that follow the states of its partitions.
@@ -42,6 +45,8 @@ pub(crate) struct Stage {
     pub(crate) done: u32,
     /// Launches that were not the first of their partition.
     pub(crate) reruns: u32,
+    /// Whether a reader was launched since the outputs were last made as a whole.
+    pub(crate) read: bool,
     /// What readers are told, kept while no state changes.
     outputs: Option<Arc<StageOutputs>>,
 }
@@ -66,8 +71,21 @@ pub(crate) enum State {
         output: Arc<TaskOutput>,
         fetch_failures: u32,
     },
-    /// Result partitions only: the driver has it.
-    Fetched,
+    /// Result partitions only: the driver has it, as this attempt left it.
+    Fetched {
+        task: TaskId,
+    },
+}
+
+/// What a fetched result partition is worth.
+#[derive(Debug)]
+pub(crate) enum Worth {
+    /// It counts. `pointless` is the attempt that was at it again, if one was.
+    Kept { pointless: Option<(WorkerId, TaskId)> },
+    /// The driver said so before.
+    Repeated,
+    /// Its rows do not belong with those of the other partitions, or the driver has the partition already.
+    Void,
 }
 
 impl Run {
@@ -77,6 +95,7 @@ impl Run {
             stages,
             offers: BTreeSet::new(),
             waiting_since: None,
+            void_until: TaskId(0),
         }
     }
 
@@ -84,7 +103,7 @@ impl Run {
         &self.stages[self.result_index()]
     }
 
-    fn result_index(&self) -> usize {
+    pub(crate) fn result_index(&self) -> usize {
         self.stages.len() - 1
     }
 
@@ -122,6 +141,13 @@ impl Run {
         inputs.into_iter().map(|input| self.stages[input].outputs()).collect()
     }
 
+    /// A task of `stage` was launched on them.
+    pub(crate) fn inputs_read(&mut self, stage: usize) {
+        for input in self.stages[stage].inputs.clone() {
+            self.stages[input].read = true;
+        }
+    }
+
     pub(crate) fn finish(&mut self, stage: usize, partition: u32, output: TaskOutput) {
         self.stages[stage].partitions[partition as usize].history.deaths = 0;
         self.stages[stage].replace(
@@ -136,22 +162,34 @@ impl Run {
         }
     }
 
-    /// The driver has this result partition. Returns the attempt that became pointless, if one was running.
-    pub(crate) fn fetched(&mut self, partition: u32) -> Option<(WorkerId, TaskId)> {
+    /// The driver has this result partition as `task` left it.
+    pub(crate) fn fetched(&mut self, partition: u32, task: TaskId) -> Worth {
         let result = self.result_index();
-        if partition >= self.stages[result].spec.partitions {
-            return None;
+        match self.stages[result].partitions.get(partition as usize).map(|p| &p.state) {
+            Some(State::Fetched { task: before }) if *before == task => return Worth::Repeated,
+            Some(State::Fetched { .. }) | None => return Worth::Void,
+            Some(_) if task <= self.void_until => return Worth::Void,
+            Some(State::Pending | State::Running { .. } | State::Done { .. }) => {}
         }
         self.offers.remove(&partition);
-        match self.stages[result].replace(partition, State::Fetched) {
+        let pointless = match self.stages[result].replace(partition, State::Fetched { task }) {
             State::Running { task, worker } => Some((worker, task)),
-            State::Pending | State::Done { .. } | State::Fetched => None,
-        }
+            State::Pending | State::Done { .. } | State::Fetched { .. } => None,
+        };
+        Worth::Kept { pointless }
     }
 
     pub(crate) fn is_fetched(&self) -> bool {
-        let fetched = |partition: &Partition| matches!(partition.state, State::Fetched);
-        self.result().is_complete() && self.result().partitions.iter().all(fetched)
+        self.fetched_tasks().count() == self.result().partitions.len()
+    }
+
+    /// Result partitions that the driver has, and from which attempt.
+    pub(crate) fn fetched_tasks(&self) -> impl Iterator<Item = (u32, TaskId)> {
+        let fetched = |(index, partition): (u32, &Partition)| match partition.state {
+            State::Fetched { task } => Some((index, task)),
+            State::Pending | State::Running { .. } | State::Done { .. } => None,
+        };
+        (0u32..).zip(&self.result().partitions).filter_map(fetched)
     }
 
     /// A reader failed on the output of `lost_task`: its stage, partition and worker, if the output is still counted on.
@@ -261,6 +299,7 @@ impl Stage {
             running: 0,
             done: 0,
             reruns: 0,
+            read: false,
             outputs: None,
             spec,
         }
@@ -304,12 +343,12 @@ impl Stage {
         match state {
             State::Pending => _ = self.pending.remove(&partition),
             State::Running { .. } => self.running -= 1,
-            State::Done { .. } | State::Fetched => self.done -= 1,
+            State::Done { .. } | State::Fetched { .. } => self.done -= 1,
         }
         match &next {
             State::Pending => _ = self.pending.insert(partition),
             State::Running { .. } => self.running += 1,
-            State::Done { .. } | State::Fetched => self.done += 1,
+            State::Done { .. } | State::Fetched { .. } => self.done += 1,
         }
         self.outputs = None;
         mem::replace(state, next)
@@ -327,7 +366,7 @@ impl Stage {
         let holder = |state: &State| match state {
             State::Running { worker, .. } => Some(*worker),
             State::Done { output, .. } => Some(output.worker),
-            State::Pending | State::Fetched => None,
+            State::Pending | State::Fetched { .. } => None,
         };
         (0u32..)
             .zip(&self.partitions)
@@ -354,7 +393,7 @@ impl State {
     pub(crate) fn output(&self) -> Option<&Arc<TaskOutput>> {
         match self {
             State::Done { output, .. } => Some(output),
-            State::Pending | State::Running { .. } | State::Fetched => None,
+            State::Pending | State::Running { .. } | State::Fetched { .. } => None,
         }
     }
 }
@@ -365,6 +404,7 @@ impl Run {
         for stage in &self.stages {
             stage.assert_consistent(limits);
         }
+        self.assert_whole();
         for offer in &self.offers {
             let state = &self.result().partitions[*offer as usize].state;
             assert!(
@@ -381,7 +421,7 @@ impl Run {
                 let held = match &partition.state {
                     State::Running { task, worker } => is_held(*worker, Some(*task)),
                     State::Done { output, .. } => is_held(output.worker, None),
-                    State::Pending | State::Fetched => true,
+                    State::Pending | State::Fetched { .. } => true,
                 };
                 assert!(
                     held,
@@ -405,7 +445,7 @@ impl Stage {
         );
         assert_eq!(
             self.done,
-            count(|state| matches!(state, State::Done { .. } | State::Fetched)),
+            count(|state| matches!(state, State::Done { .. } | State::Fetched { .. })),
             "done of stage {id}"
         );
         assert_eq!(

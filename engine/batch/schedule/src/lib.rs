@@ -19,6 +19,7 @@ mod placement;
 mod plan;
 mod progress;
 mod schedule;
+mod versions;
 mod workers;
 
 pub use event::{

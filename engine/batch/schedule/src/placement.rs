@@ -62,7 +62,7 @@ impl Schedule {
         let run: &mut Run = runs.get_mut(&run_id).expect("the caller iterates over live runs");
         let inputs = run.inputs_of(stage);
         let target = &mut run.stages[stage];
-        let mut from = 0;
+        let (mut from, mut launched) = (0, false);
         while let Some(partition) = target.next_pending(from, now) {
             from = partition + 1;
             let history = &target.partitions[partition as usize].history;
@@ -80,6 +80,7 @@ impl Schedule {
             last_task.0 += 1;
             let task = *last_task;
             target.start(partition, task, worker);
+            launched = true;
             workers.start(
                 worker,
                 task,
@@ -90,15 +91,17 @@ impl Schedule {
                 },
                 suspect,
             );
-            let stage = target.spec.id;
             effects.push(Effect::Launch {
                 worker,
                 run: run_id,
-                stage,
+                stage: target.spec.id,
                 partition,
                 task,
                 inputs: inputs.clone(),
             });
+        }
+        if launched {
+            run.inputs_read(stage);
         }
     }
 }

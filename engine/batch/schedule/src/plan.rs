@@ -16,6 +16,9 @@ pub struct StageSpec {
     pub inputs: Vec<StageId>,
     /// Number of partitions into which each task divides its output.
     pub output_partitions: u32,
+    /// Whether two attempts at a partition, given the same inputs, leave the same rows. Not so where arrival order or chance
+    /// decides: `versions` says what a loss costs then.
+    pub repeatable: bool,
 }
 
 /// A DAG of stages in topological order; the last one is the result, which the driver fetches.

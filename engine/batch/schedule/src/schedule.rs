@@ -11,8 +11,9 @@ use crate::event::{
     WorkerId,
 };
 use crate::failures::Limits;
-use crate::graph::{Run, State};
+use crate::graph::{Run, State, Worth};
 use crate::plan::RunPlan;
+use crate::versions::RolledBack;
 use crate::workers::{TaskKey, Workers};
 
 /// All that the driver knows about workers, runs and tasks.
@@ -49,7 +50,7 @@ impl Schedule {
             Event::WorkerClosed { worker, cause } => self.lose_worker(worker, loss_reason(cause), effects),
             Event::TaskFinished { worker, task, output } => self.task_finished(worker, task, output, now),
             Event::TaskFailed { worker, task, failure } => self.task_failed(worker, task, failure, now, effects),
-            Event::ResultFetched { run, partition } => self.result_fetched(run, partition, effects),
+            Event::ResultFetched { run, partition, task } => self.result_fetched(run, partition, task, effects),
             Event::ResultFetchFailed { run, partition, task } => {
                 self.result_fetch_failed(run, partition, task, effects)
             }
@@ -184,12 +185,24 @@ impl Schedule {
             .refused(&limits, place, worker, now, cause)
     }
 
-    /// Accepted whichever attempt it came from: a finished attempt that was read completely is an answer.
-    fn result_fetched(&mut self, run: RunId, partition: u32, effects: &mut Vec<Effect>) {
-        let Some(pointless) = self.runs.get_mut(&run).and_then(|run| run.fetched(partition)) else {
-            return;
+    /// Accepted whichever attempt it came from, lost ones included: a finished attempt that was read completely is an
+    /// answer, unless what it had read was made again since.
+    fn result_fetched(&mut self, run: RunId, partition: u32, task: TaskId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.runs.get_mut(&run) else { return };
+        let pointless = match state.fetched(partition, task) {
+            Worth::Kept { pointless } => pointless,
+            Worth::Repeated => return,
+            Worth::Void => return effects.push(Effect::Discard { run, task }),
         };
-        let (worker, task) = pointless;
+        if !state.may_roll_back() {
+            effects.push(Effect::HandOn { run, partition, task });
+        }
+        if let Some((worker, task)) = pointless {
+            self.cancel(worker, task, effects);
+        }
+    }
+
+    fn cancel(&mut self, worker: WorkerId, task: TaskId, effects: &mut Vec<Effect>) {
         if self.workers.cancel(worker, task) {
             effects.push(Effect::CancelTask { worker, task });
         }
@@ -238,12 +251,15 @@ impl Schedule {
 
     /// The run leaves the table; its tasks are stopped before its files are given up.
     fn end(&mut self, run: RunId, outcome: Result<(), RunError>, effects: &mut Vec<Effect>) {
-        if self.runs.remove(&run).is_none() {
+        let Some(state) = self.runs.remove(&run) else {
             return;
-        }
+        };
         for (worker, task) in self.workers.tasks_of(run) {
-            self.workers.cancel(worker, task);
-            effects.push(Effect::CancelTask { worker, task });
+            self.cancel(worker, task, effects);
+        }
+        if outcome.is_ok() && state.may_roll_back() {
+            let fetched = state.fetched_tasks();
+            effects.extend(fetched.map(|(partition, task)| Effect::HandOn { run, partition, task }));
         }
         effects.push(match outcome {
             Ok(()) => Effect::RunSucceeded { run },
@@ -255,6 +271,7 @@ impl Schedule {
     /// What may follow from any change.
     fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         self.end_runs(now, effects);
+        self.roll_back(effects);
         self.offer_results(effects);
         self.place(now, effects);
         self.release_drained(effects);
@@ -283,6 +300,25 @@ impl Schedule {
         }
         for (run, outcome) in outcomes {
             self.end(run, outcome, effects);
+        }
+    }
+
+    /// Before anything is offered or launched, so that nothing is ever made of two versions.
+    fn roll_back(&mut self, effects: &mut Vec<Effect>) {
+        let (runs, last_task): (Vec<RunId>, TaskId) = (self.runs.keys().copied().collect(), self.last_task);
+        for run in runs {
+            while let Some(RolledBack {
+                stage,
+                running,
+                fetched,
+            }) = self.live_run(run).roll_back(last_task)
+            {
+                for (worker, task) in running {
+                    self.cancel(worker, task, effects);
+                }
+                effects.extend(fetched.into_iter().map(|task| Effect::Discard { run, task }));
+                effects.push(Effect::RolledBack { run, stage });
+            }
         }
     }
 

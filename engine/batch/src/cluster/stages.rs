@@ -15,6 +15,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
 use super::codec::PlanCodec;
+use super::repeatable::is_repeatable;
 use crate::local::partition_count;
 
 /// One stage, ready to be sent to workers.
@@ -28,6 +29,8 @@ pub struct PlannedStage {
     pub output_partitions: u32,
     /// Stages whose outputs it reads.
     pub inputs: Vec<u32>,
+    /// Whether its tasks, run again on the same inputs, leave the same rows.
+    pub repeatable: bool,
     /// The plan below the shuffle writer and the writer itself, encoded.
     pub plan: Bytes,
     /// The plan as text, for people.
@@ -91,6 +94,7 @@ fn planned_stage(writer: &Arc<dyn ShuffleWriter>, codec: &PlanCodec) -> Result<P
         tasks: number(child)?,
         output_partitions: number(partition_count(&plan))?,
         inputs: inputs.into_iter().map(number).collect::<Result<_>>()?,
+        repeatable: is_repeatable(writer),
         text,
         plan: codec.encode(plan)?,
     })

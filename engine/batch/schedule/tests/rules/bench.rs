@@ -117,8 +117,13 @@ impl Bench {
         );
     }
 
-    pub(crate) fn fetched(&mut self, partition: u32) {
-        self.step(Event::ResultFetched { run: RUN, partition });
+    /// The driver has what `launch` left.
+    pub(crate) fn fetched(&mut self, launch: &Launch) {
+        self.step(Event::ResultFetched {
+            run: RUN,
+            partition: launch.partition,
+            task: launch.task,
+        });
     }
 
     pub(crate) fn die(&mut self, worker: u64) {
@@ -188,6 +193,7 @@ pub(crate) fn chain(partitions: &[u32]) -> Vec<StageSpec> {
             partitions: *partitions,
             inputs,
             output_partitions: 1,
+            repeatable: true,
         }
     };
     (0..).zip(partitions).map(stage).collect()

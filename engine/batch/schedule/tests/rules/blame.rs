@@ -92,7 +92,8 @@ fn the_third_death_is_blamed_on_a_task_that_ran_alone() {
     assert_eq!(innocent.len(), 1);
     bench.finish(&innocent[0]);
     bench.others();
-    bench.fetched(innocent[0].partition);
+    bench.fetched(&innocent[0]);
+    bench.others();
     assert_eq!(bench.launched(), [(0, 1, 3)]);
     bench.die(3);
     let error = bench.error().unwrap();

@@ -56,7 +56,7 @@ fn a_draining_worker_stays_until_its_result_is_fetched() {
     bench.drain(1);
     bench.finish(&result);
     assert!(matches!(bench.others()[..], [Effect::ReadyToFetch { .. }]));
-    bench.fetched(0);
+    bench.fetched(&result);
     assert_eq!(bench.others().last(), Some(&Effect::ReleaseWorker { worker: LEAVER }));
 }
 

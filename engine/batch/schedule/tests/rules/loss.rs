@@ -123,11 +123,14 @@ fn a_result_lost_between_its_task_and_the_fetch_costs_a_re_run_and_re_opens_its_
     bench.die(1);
     bench.others();
 
+    let mut again = Vec::new();
     for stage in 0..3 {
         let launch = bench.launches().pop().unwrap();
         assert_eq!((launch.stage, launch.worker.0), (stage, 2));
         bench.finish(&launch);
+        again.push(launch);
     }
+    let task = again[2].task;
     assert!(matches!(
         bench.others()[..],
         [Effect::ReadyToFetch {
@@ -136,8 +139,13 @@ fn a_result_lost_between_its_task_and_the_fetch_costs_a_re_run_and_re_opens_its_
             ..
         }]
     ));
-    bench.fetched(0);
-    assert_eq!(bench.others()[0], Effect::RunSucceeded { run: RUN });
+    bench.fetched(&again[2]);
+    let hand_on = Effect::HandOn {
+        run: RUN,
+        partition: 0,
+        task,
+    };
+    assert_eq!(bench.others()[..2], [hand_on, Effect::RunSucceeded { run: RUN }]);
 }
 
 #[test]
@@ -152,17 +160,34 @@ fn a_fetch_that_ends_after_the_loss_counts_and_stops_the_re_run() {
     let again = bench.launches().pop().unwrap();
     assert_eq!(again.partition, 0);
 
-    bench.fetched(0);
+    bench.fetched(&first);
     assert_eq!(
         bench.others(),
-        [Effect::CancelTask {
-            worker: WorkerId(2),
+        [
+            Effect::HandOn {
+                run: RUN,
+                partition: 0,
+                task: first.task
+            },
+            Effect::CancelTask {
+                worker: WorkerId(2),
+                task: again.task
+            }
+        ]
+    );
+    // Its late finish is not offered: the driver has that partition. Told so twice, it hears nothing; a second copy is
+    // not to be seen.
+    bench.fetched(&first);
+    bench.finish(&again);
+    assert_eq!(bench.launched(), [(0, 1, 2)]);
+    bench.fetched(&again);
+    assert_eq!(
+        bench.others(),
+        [Effect::Discard {
+            run: RUN,
             task: again.task
         }]
     );
-    // Its late finish is not offered: the driver has that partition.
-    bench.finish(&again);
-    assert_eq!(bench.launched(), [(0, 1, 2)]);
 }
 
 #[test]
@@ -250,7 +275,6 @@ fn repeated_and_unknown_reports_change_nothing() {
         task: TaskId(77),
         output: vec![],
     });
-    bench.step(Event::ResultFetched { run: RUN, partition: 9 });
     bench.beat(42);
     assert_eq!(bench.effects, []);
 }

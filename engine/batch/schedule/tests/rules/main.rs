@@ -11,3 +11,4 @@ mod blame;
 mod leaving;
 mod loss;
 mod placement;
+mod versions;

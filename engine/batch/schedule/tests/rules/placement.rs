@@ -122,6 +122,7 @@ fn malformed_plans_are_refused() {
         partitions: 1,
         inputs: inputs.iter().copied().map(StageId).collect(),
         output_partitions: 1,
+        repeatable: true,
     };
     let refusal = |stages| RunPlan::new(stages).unwrap_err();
     assert_eq!(refusal(vec![]), PlanError::Empty);

@@ -14,7 +14,7 @@ use crate::scenario::{BadTask, Flavour, Key, Scenario};
 pub(crate) type Met = BTreeMap<&'static str, u64>;
 
 /// Without all of these the seeds would prove little.
-pub(crate) const TO_BE_MET: [&str; 16] = [
+pub(crate) const TO_BE_MET: [&str; 19] = [
     "loss by silence",
     "loss by death",
     "loss by unreadable outputs",
@@ -31,6 +31,9 @@ pub(crate) const TO_BE_MET: [&str; 16] = [
     "blamed for poison",
     "blamed for the application",
     "cancelled",
+    "rolled back",
+    "fetched result discarded",
+    "fetch of a void result discarded",
 ];
 
 #[derive(Default)]
@@ -46,9 +49,13 @@ pub(crate) struct Checker {
     latest: BTreeMap<Key, TaskId>,
     /// For each death under a task since it last finished, whether it was alone.
     deaths: BTreeMap<Key, Vec<bool>>,
-    fetched: BTreeSet<(RunId, u32)>,
+    /// Result partitions that the driver holds, and from which attempt.
+    fetched: BTreeMap<(RunId, u32), TaskId>,
+    handed_on: BTreeSet<(RunId, u32)>,
     /// Attempts whose result the driver was told to fetch.
     offered: BTreeSet<TaskId>,
+    /// Attempts whose fetched result was thrown away.
+    discarded: BTreeSet<TaskId>,
     cancelled: BTreeSet<RunId>,
     /// Runs that were submitted, with the position of their result.
     result_stage: BTreeMap<RunId, usize>,
@@ -61,6 +68,8 @@ struct Attempt {
     worker: WorkerId,
     state: AttemptState,
     fetch_failures: u32,
+    /// Derives from a version that was given up.
+    void: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,13 +116,15 @@ impl Checker {
                     self.observe_fetch_failure(*lost_task);
                 }
             }
-            Event::ResultFetched { run, partition } => {
+            Event::ResultFetched { run, partition, task } => {
                 if let Some(stage) = self.result_stage.get(run)
                     && !self.is_there((*run, *stage, *partition))
                 {
                     self.meet("result fetched after its loss");
                 }
-                self.fetched.insert((*run, *partition));
+                if !self.attempts[task].void {
+                    self.fetched.entry((*run, *partition)).or_insert(*task);
+                }
             }
             Event::ResultFetchFailed { task, .. } => {
                 self.offered.remove(task);
@@ -189,11 +200,18 @@ impl Checker {
                 );
                 assert!(self.is_live(*run), "offers a result of run {run}, which is over");
                 assert!(
-                    !self.fetched.contains(&(*run, *partition)),
+                    !self.fetched.contains_key(&(*run, *partition)) && !attempt.void,
                     "offers a result that the driver has"
                 );
                 assert!(self.offered.insert(*task), "offers the result of task {task} twice");
             }
+            Effect::HandOn { run, partition, task } => {
+                let place = (*run, *partition);
+                assert_eq!(self.fetched.get(&place), Some(task), "hands on {place:?}");
+                assert!(self.handed_on.insert(place), "hands on {place:?} twice");
+            }
+            Effect::Discard { run, task } => self.judge_discard(*run, *task),
+            Effect::RolledBack { run, stage } => self.judge_roll_back(scenario, *run, stage.0 as usize),
             Effect::ReleaseRun { run } => {
                 assert!(
                     self.ended.contains(run) && self.released.insert(*run),
@@ -296,12 +314,57 @@ impl Checker {
             worker,
             state: AttemptState::Live,
             fetch_failures: 0,
+            void: false,
         };
         assert!(
             self.attempts.insert(task, attempt).is_none(),
             "task id {task} is used twice"
         );
         self.latest.insert(key, task);
+    }
+
+    /// Only once is a fetched partition thrown away that counts: when its version is, which the core says right after.
+    fn judge_discard(&mut self, run: RunId, task: TaskId) {
+        let (_, _, partition) = self.attempts[&task].key;
+        assert!(!self.handed_on.contains(&(run, partition)) || self.fetched.get(&(run, partition)) != Some(&task));
+        if self.attempts[&task].void {
+            self.meet("fetch of a void result discarded");
+        } else if self.fetched.get(&(run, partition)) == Some(&task) {
+            self.discarded.insert(task);
+            self.meet("fetched result discarded");
+        }
+    }
+
+    /// Whatever read the stage, or what was read from it, is void; but there must be a reason.
+    fn judge_roll_back(&mut self, scenario: &Scenario, run: RunId, stage: usize) {
+        let spec = &scenario.queries[&run].stages[stage];
+        assert!(!spec.repeatable, "rolls back the readers of repeatable stage {stage}");
+        assert!(
+            self.is_needed(scenario, run, stage, Doubt::TakenForLost),
+            "rolls back the readers of stage {stage}, which nobody needs"
+        );
+        let lost = (0..spec.partitions).any(|partition| !self.is_there((run, stage, partition)));
+        assert!(lost, "rolls back the readers of stage {stage}, which is all there");
+        let derived = scenario.derived_from(run, stage);
+        let mut read = false;
+        for attempt in self.attempts.values_mut() {
+            if attempt.key.0 != run || !derived.contains(&attempt.key.1) || attempt.void {
+                continue;
+            }
+            let here = attempt.state == AttemptState::Live && !self.gone.contains(&attempt.worker);
+            assert!(!here, "{:?} goes on with a void version", attempt.key);
+            (attempt.void, read) = (true, true);
+        }
+        assert!(read, "rolls back stage {stage}, which nobody has read");
+        self.fetched.retain(|(of, _), task| {
+            let is_void = *of == run && self.attempts[task].void;
+            assert!(
+                !is_void || self.discarded.contains(task),
+                "the driver keeps the void result of {task}"
+            );
+            !is_void
+        });
+        self.meet("rolled back");
     }
 
     fn judge_fence(&mut self, scenario: &Scenario, worker: WorkerId, reason: &LossReason) {
@@ -443,12 +506,13 @@ impl Checker {
     /// The latest attempt, if it finished and its worker is here.
     fn finished(&self, key: Key) -> Option<&Attempt> {
         let latest = &self.attempts[self.latest.get(&key)?];
-        (latest.state == AttemptState::Finished && !self.gone.contains(&latest.worker)).then_some(latest)
+        let is_here = latest.state == AttemptState::Finished && !self.gone.contains(&latest.worker);
+        (is_here && !latest.void).then_some(latest)
     }
 
     /// Only the result of a run is ever fetched.
     fn is_fetched(&self, (run, stage, partition): Key) -> bool {
-        self.result_stage.get(&run) == Some(&stage) && self.fetched.contains(&(run, partition))
+        self.result_stage.get(&run) == Some(&stage) && self.fetched.contains_key(&(run, partition))
     }
 
     /// Whether a reader that is itself needed has something left to do.

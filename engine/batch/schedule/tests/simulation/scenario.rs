@@ -1,8 +1,8 @@
 //! What a seed stands for: the queries, the workers, the faults, and which end each run must come to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use trireme_batch_schedule::{RunId, RunPlan, StageId, StageSpec};
+use trireme_batch_schedule::{RunId, RunPlan, StageId, StageSpec, TaskId};
 
 use crate::dice::{Dice, mix};
 
@@ -108,8 +108,24 @@ impl Scenario {
         }
     }
 
-    /// The values of the result's partitions when nothing disturbs the run.
-    pub(crate) fn answer(&self, run: RunId) -> Vec<u64> {
+    pub(crate) fn is_repeatable(&self, (run, stage, _): Key) -> bool {
+        self.queries[&run].stages[stage].repeatable
+    }
+
+    /// The positions of the stages that read the stage, or what was read from it.
+    pub(crate) fn derived_from(&self, run: RunId, stage: usize) -> BTreeSet<usize> {
+        let mut derived = BTreeSet::from([stage]);
+        for (position, reader) in self.queries[&run].stages.iter().enumerate() {
+            if reader.inputs.iter().any(|input| derived.contains(&(input.0 as usize))) {
+                derived.insert(position);
+            }
+        }
+        derived.remove(&stage);
+        derived
+    }
+
+    /// The values of the result's partitions when nothing disturbs the run and these attempts made what is not repeatable.
+    pub(crate) fn answer(&self, run: RunId, versions: &BTreeMap<Key, TaskId>) -> Vec<u64> {
         let stages = &self.queries[&run].stages;
         let mut outputs: Vec<Vec<u64>> = Vec::new();
         for (position, stage) in stages.iter().enumerate() {
@@ -118,7 +134,8 @@ impl Scenario {
                     .inputs
                     .iter()
                     .flat_map(|input| outputs[input.0 as usize].iter().copied());
-                compute((run, position, partition), read)
+                let key = (run, position, partition);
+                compute(key, versions.get(&key).copied(), read)
             });
             outputs.push(values.collect());
         }
@@ -126,9 +143,10 @@ impl Scenario {
     }
 }
 
-/// What a toy task computes from the values of all tasks it reads, in order.
-pub(crate) fn compute((run, stage, partition): Key, read: impl Iterator<Item = u64>) -> u64 {
+/// What a toy task computes from the values of all tasks it reads, in order; and from its attempt, if it is not repeatable.
+pub(crate) fn compute((run, stage, partition): Key, version: Option<TaskId>, read: impl Iterator<Item = u64>) -> u64 {
     let name = mix(mix(run.0, stage as u64), u64::from(partition));
+    let name = version.map_or(name, |task| mix(name, task.0));
     read.fold(name, |value, input| mix(value, mix(input, u64::from(partition))))
 }
 
@@ -147,6 +165,7 @@ fn query(dice: &mut Dice, flavour: Flavour, calm_ms: u64) -> Query {
             partitions,
             inputs,
             output_partitions,
+            repeatable: dice.percent(75),
         });
     }
     RunPlan::new(stages.clone()).expect("a chain with shortcuts is a plan");

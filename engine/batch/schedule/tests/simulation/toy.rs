@@ -1,6 +1,6 @@
 //! A toy worker: it holds what its tasks left, can be stopped and killed, and keeps the order of what it sends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use trireme_batch_schedule::{StageOutputs, TaskId};
@@ -25,7 +25,7 @@ pub(crate) struct Toy {
     pub(crate) disk_full_once: bool,
     pub(crate) running: BTreeMap<TaskId, Job>,
     /// What finished tasks left.
-    pub(crate) store: BTreeMap<TaskId, (Key, u64)>,
+    pub(crate) store: BTreeMap<TaskId, (Key, Value)>,
     /// When its latest message reaches the driver, and when the latest order reaches it: a stream keeps its order.
     pub(crate) last_up_ms: u64,
     pub(crate) last_down_ms: u64,
@@ -35,7 +35,15 @@ pub(crate) struct Job {
     pub(crate) key: Key,
     pub(crate) inputs: Vec<Arc<StageOutputs>>,
     /// Known once the inputs were read.
-    pub(crate) value: Option<u64>,
+    pub(crate) value: Option<Value>,
+}
+
+/// What a task computed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Value {
+    pub(crate) number: u64,
+    /// The attempts at partitions of stages that are not repeatable which it derives from: two at one of them make it wrong.
+    pub(crate) versions: BTreeSet<(Key, TaskId)>,
 }
 
 impl Toy {
@@ -61,9 +69,9 @@ impl Toy {
     }
 
     /// The value that `task` left here, if it can be read now.
-    pub(crate) fn read(&self, task: TaskId, now_ms: u64) -> Option<u64> {
+    pub(crate) fn read(&self, task: TaskId, now_ms: u64) -> Option<&Value> {
         let reachable = self.is_up(now_ms) && now_ms >= self.unreachable_until_ms;
         let (_, value) = self.store.get(&task).filter(|_| reachable)?;
-        Some(*value)
+        Some(value)
     }
 }

@@ -1,7 +1,7 @@
 //! The world around the core: a heap of things to come, toy workers with streams that delay and break, a driver's shell
 //! that does what the effects say, and faults that strike it all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use trireme_batch_schedule::{
@@ -12,7 +12,7 @@ use trireme_batch_schedule::{
 use crate::check::{Checker, Met};
 use crate::dice::Dice;
 use crate::scenario::{BadTask, Fault, Flavour, Key, Scenario, compute};
-use crate::toy::{Job, Power, Toy};
+use crate::toy::{Job, Power, Toy, Value};
 
 const HEARTBEAT_MS: u64 = 2_000;
 const TICK_MS: u64 = 1_000;
@@ -30,8 +30,10 @@ pub(crate) struct World {
     checker: Checker,
     toys: BTreeMap<WorkerId, Toy>,
     driver_stopped_until_ms: u64,
+    /// What the driver has fetched.
+    spools: BTreeMap<TaskId, Value>,
     /// What the user sees, written once.
-    visible: BTreeMap<(RunId, u32), u64>,
+    visible: BTreeMap<(RunId, u32), Value>,
     failed_times: BTreeMap<Key, u32>,
     steps: u64,
 }
@@ -106,6 +108,7 @@ impl World {
             checker: Checker::default(),
             toys: BTreeMap::new(),
             driver_stopped_until_ms: 0,
+            spools: BTreeMap::new(),
             visible: BTreeMap::new(),
             failed_times: BTreeMap::new(),
             steps: 0,
@@ -300,20 +303,50 @@ impl World {
                     self.order(worker, Order::Delete { run });
                 }
             }
-            Effect::RunSucceeded { run } => {
-                let of_run = self.visible.range((run, 0)..=(run, u32::MAX));
-                let answer: Vec<u64> = of_run.map(|(_, value)| *value).collect();
-                assert_eq!(answer, self.scenario.answer(run), "run {run} has a wrong answer");
+            Effect::HandOn { run, partition, task } => {
+                let value = self
+                    .spools
+                    .remove(&task)
+                    .expect("only what was fetched can be handed on");
+                let before = self.visible.insert((run, partition), value);
+                assert!(
+                    before.is_none(),
+                    "partition {partition} of run {run} is handed on twice"
+                );
             }
-            Effect::RunFailed { .. } => {}
+            Effect::Discard { task, .. } => {
+                let spool = self.spools.remove(&task);
+                assert!(spool.is_some(), "only what was fetched can be discarded");
+            }
+            Effect::RunSucceeded { run } => self.judge_answer(run),
+            Effect::RunFailed { .. } | Effect::RolledBack { .. } => {}
         }
+    }
+
+    /// One version of each partition, and the answer that follows from those.
+    fn judge_answer(&self, run: RunId) {
+        let of_run = || self.visible.range((run, 0)..=(run, u32::MAX)).map(|(_, value)| value);
+        let mut versions = BTreeMap::new();
+        for (key, task) in of_run().flat_map(|value| &value.versions) {
+            let other = versions.insert(*key, *task).filter(|other| other != task);
+            assert_eq!(
+                other, None,
+                "the answer of run {run} mixes versions of {key:?}: {task} and"
+            );
+        }
+        let answer: Vec<u64> = of_run().map(|value| value.number).collect();
+        assert_eq!(
+            answer,
+            self.scenario.answer(run, &versions),
+            "run {run} has a wrong answer"
+        );
     }
 
     fn fetch(&mut self, run: RunId, partition: u32, worker: WorkerId, task: TaskId) {
         let event = match self.toys[&worker].read(task, self.now_ms) {
             Some(value) => {
-                self.visible.entry((run, partition)).or_insert(value);
-                Event::ResultFetched { run, partition }
+                self.spools.insert(task, value.clone());
+                Event::ResultFetched { run, partition, task }
             }
             None => Event::ResultFetchFailed { run, partition, task },
         };
@@ -415,10 +448,13 @@ impl World {
         let Some(job) = self.toys[&worker].running.get(&task) else {
             return;
         };
-        let mut values = Vec::new();
+        let (mut numbers, mut versions) = (Vec::new(), BTreeSet::new());
         for output in job.inputs.iter().flat_map(|input| &input.outputs) {
             match self.toys[&output.worker].read(output.task, self.now_ms) {
-                Some(value) => values.push(value),
+                Some(value) => {
+                    numbers.push(value.number);
+                    versions.extend(&value.versions);
+                }
                 None => {
                     let (from, lost) = (output.worker, output.task);
                     return self.after(
@@ -435,7 +471,9 @@ impl World {
             }
         }
         let key = job.key;
-        let value = compute(key, values.into_iter());
+        let version = (!self.scenario.is_repeatable(key)).then_some(task);
+        versions.extend(version.map(|task| (key, task)));
+        let number = compute(key, version, numbers.into_iter());
         match self.scenario.bad_tasks.get(&key).copied() {
             Some(BadTask::KillsWorker) => self.kill(worker, true),
             Some(BadTask::FailsAlways { retryable }) => self.fail(worker, task, retryable),
@@ -444,7 +482,8 @@ impl World {
                 self.fail(worker, task, true);
             }
             Some(BadTask::FailsTimes(_)) | None => {
-                self.toy(worker).running.get_mut(&task).expect("seen above").value = Some(value);
+                let value = Some(Value { number, versions });
+                self.toy(worker).running.get_mut(&task).expect("seen above").value = value;
                 self.after(0, 4_000, Occurrence::Complete { worker, task });
             }
         }
@@ -468,10 +507,11 @@ impl World {
         else {
             return;
         };
+        let number = value.number;
         self.toy(worker).store.insert(task, (key, value));
         let widths = 0..self.scenario.queries[&key.0].stages[key.1].output_partitions;
         let size = |partition| {
-            let rows = value.rotate_right(partition) % 1_000;
+            let rows = number.rotate_right(partition) % 1_000;
             PartitionSize {
                 partition,
                 rows,

@@ -103,6 +103,8 @@ struct Run {
     facts: Arc<RunFacts>,
     reports: HashMap<TaskId, TaskReport>,
     counters: PlanCounters,
+    /// Parts of the result that are here and neither handed on nor discarded, by the attempt that made them.
+    spools: HashMap<TaskId, Spool>,
 }
 
 impl Shell {
@@ -187,6 +189,7 @@ impl Shell {
             partitions: stage.tasks,
             inputs: stage.inputs.iter().map(|&input| StageId(input)).collect(),
             output_partitions: stage.output_partitions,
+            repeatable: stage.repeatable,
         });
         match RunPlan::new(specs.collect()) {
             Ok(plan) => {
@@ -202,6 +205,7 @@ impl Shell {
                         facts,
                         reports,
                         counters,
+                        spools: HashMap::new(),
                     },
                 );
                 self.step(Event::RunSubmitted { run, plan });
@@ -218,10 +222,9 @@ impl Shell {
         match outcome {
             Ok(spool) => {
                 tracing::debug!(%run, partition, %task, "result fetched");
-                let Some(state) = self.runs.get(&run) else { return };
-                // Room for every partition was made when the run was submitted, and each is fetched once.
-                drop(state.results.try_send(Arrival::Partition { partition, spool }));
-                self.step(Event::ResultFetched { run, partition });
+                let Some(state) = self.runs.get_mut(&run) else { return };
+                state.spools.insert(task, spool);
+                self.step(Event::ResultFetched { run, partition, task });
             }
             Err(error) => {
                 tracing::warn!(%run, partition, %task, %error, "a part of the result could not be fetched");
@@ -440,6 +443,22 @@ impl Shell {
                 worker,
                 task,
             } => self.fetch(run, partition, worker, task),
+            Effect::HandOn { run, partition, task } => {
+                if let Some(state) = self.runs.get_mut(&run)
+                    && let Some(spool) = state.spools.remove(&task)
+                {
+                    // Room for every partition was made when the run was submitted, and each is handed on once.
+                    drop(state.results.try_send(Arrival::Partition { partition, spool }));
+                }
+            }
+            Effect::Discard { run, task } => {
+                if let Some(state) = self.runs.get_mut(&run) {
+                    state.spools.remove(&task);
+                }
+            }
+            Effect::RolledBack { run, stage } => {
+                tracing::warn!(%run, %stage, "an output that differs each time is made again, and with it all that was made of it");
+            }
             Effect::ReleaseRun { run } => self.release(run),
             Effect::ReleaseWorker { worker } => {
                 tracing::info!(%worker, "worker released");
