@@ -103,7 +103,7 @@ limits! {
     worker_silence_max: Period = Period::seconds(10);
     /// Tries of one task that fails by its own fault, the first one included; spec.retries.application changes it.
     task_attempts_max: u32 = 4;
-    /// Workers that may die while they run the same task, before the task is blamed and the job fails.
+    /// Workers that may die under the same task before it is blamed; as many more for each that died without it.
     poison_worker_deaths_max: u32 = 3;
     /// Length of one message between driver and workers. A longer one is refused unread.
     message_bytes_max: Bytes = Bytes::mib(16);

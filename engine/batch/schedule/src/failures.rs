@@ -3,7 +3,7 @@
 //! Three things can go wrong with a task, and they never share a counter: the application's own failures, losses to
 //! infrastructure, and deaths of the worker under it. Only the first and the last can be the query's fault. A death counts
 //! against every task that was on board; before the last death allowed the suspect runs alone (see `placement`), so the one
-//! that is blamed had no company.
+//! that is blamed had no company. How many are allowed depends on whether workers die without it too (see `deaths`).
 
 use crate::event::{Millis, RunError, StageId, TaskId, WorkerId};
 
@@ -16,7 +16,8 @@ pub struct Limits {
     pub application_attempts: u32,
     /// Times that one partition may be lost to infrastructure: with it, nothing loops for ever.
     pub infrastructure_losses: u32,
-    /// Deaths of its worker after which a task is blamed. Before the last one it runs alone.
+    /// Deaths of its worker after which a task is blamed, if no workers die without it; as many more for each one that
+    /// did. Before the last one it runs alone.
     pub poison_deaths: u32,
     /// How long a run waits when there is no worker that takes work.
     pub no_workers_ms: u64,
@@ -55,6 +56,8 @@ pub(crate) struct History {
     pub(crate) infrastructure_losses: u32,
     /// Deaths since it last finished: what has finished once is no poison.
     pub(crate) deaths: u32,
+    /// Deaths of other workers that spoke for it at the last of its own.
+    pub(crate) accidents: u32,
     /// Not to be launched before this time.
     pub(crate) not_before: Millis,
     /// The worker on which it failed for infrastructure's sake: another one is preferred.
@@ -117,10 +120,9 @@ impl History {
         Ok(())
     }
 
-    /// The worker died with this task on board.
+    /// The worker died with this task on board. The death is counted already.
     pub(crate) fn died(&mut self, limits: &Limits, place: Place, cause: &str) -> Result<(), RunError> {
-        self.deaths += 1;
-        if self.deaths < limits.poison_deaths {
+        if self.deaths < limits.poison_deaths.saturating_mul(self.accidents.saturating_add(1)) {
             return self.lost(limits, place, cause);
         }
         let Place { stage, partition } = place;

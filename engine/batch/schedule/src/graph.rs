@@ -321,6 +321,10 @@ impl Stage {
         }
     }
 
+    pub(crate) fn history(&self, partition: u32) -> &History {
+        &self.partitions[partition as usize].history
+    }
+
     /// The first partition at or after `from` that is pending and not paused.
     pub(crate) fn next_pending(&self, from: u32, now: Millis) -> Option<u32> {
         let paused = |partition: u32| self.partitions[partition as usize].history.not_before > now;
@@ -474,7 +478,7 @@ impl Stage {
                 infrastructure_losses <= limits.infrastructure_losses,
                 "stage {id} partition {index}: losses"
             );
-            assert!(deaths < limits.poison_deaths, "stage {id} partition {index}: deaths");
+            assert!(deaths <= infrastructure_losses, "stage {id} partition {index}: deaths");
         }
         if let Some(outputs) = &self.outputs {
             let current = self.done_outputs().map(|(_, output)| output);

@@ -12,6 +12,7 @@
 //! The shape (synchronous functions over a state, effects returned instead of sent) follows tako, the scheduler of
 //! HyperQueue, and raft-rs's `Ready`. Why this graph and not Ballista's: `docs/adr/0001-own-stage-graph.md`.
 
+mod deaths;
 mod event;
 mod failures;
 mod graph;

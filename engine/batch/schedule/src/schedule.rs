@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::deaths::Deaths;
 use crate::event::{
     CloseCause, Effect, Event, Failure, LossReason, Millis, PartitionSize, RunError, RunId, TaskId, TaskOutput,
     WorkerId,
 };
-use crate::failures::Limits;
+use crate::failures::{History, Limits};
 use crate::graph::{Run, State, Worth};
 use crate::plan::RunPlan;
 use crate::versions::RolledBack;
@@ -23,6 +24,7 @@ pub struct Schedule {
     pub(crate) workers: Workers,
     pub(crate) runs: BTreeMap<RunId, Run>,
     pub(crate) last_task: TaskId,
+    deaths: Deaths,
     last_tick: Option<Millis>,
 }
 
@@ -35,6 +37,7 @@ impl Schedule {
             workers,
             runs,
             last_task: TaskId(0),
+            deaths: Deaths::default(),
             last_tick: None,
         }
     }
@@ -47,7 +50,7 @@ impl Schedule {
             Event::WorkerJoined { worker, slots } => self.workers.join(worker, slots, now),
             Event::Heartbeat { worker } => _ = self.workers.hear(worker, now),
             Event::WorkerDraining { worker } => self.drain(worker, now),
-            Event::WorkerClosed { worker, cause } => self.lose_worker(worker, loss_reason(cause), effects),
+            Event::WorkerClosed { worker, cause } => self.worker_closed(worker, cause, now, effects),
             Event::TaskFinished { worker, task, output } => self.task_finished(worker, task, output, now),
             Event::TaskFailed { worker, task, failure } => self.task_failed(worker, task, failure, now, effects),
             Event::ResultFetched { run, partition, task } => self.result_fetched(run, partition, task, effects),
@@ -67,6 +70,43 @@ impl Schedule {
         if let Some(worker) = self.workers.hear(worker, now) {
             worker.draining = true;
         }
+    }
+
+    fn worker_closed(&mut self, worker: WorkerId, cause: CloseCause, now: Millis, effects: &mut Vec<Effect>) {
+        let reason = match cause {
+            CloseCause::Died { detail } => {
+                self.accuse(worker, now);
+                LossReason::Died { detail }
+            }
+            CloseCause::Drained => LossReason::Drained,
+        };
+        self.lose_worker(worker, reason, effects);
+    }
+
+    /// Counts the worker's death against all that ran on it, and for each of them the deaths that speak for it.
+    fn accuse(&mut self, worker: WorkerId, now: Millis) {
+        let Some(worker) = self.workers.get(worker) else { return };
+        let on_board: Vec<TaskKey> = worker.running.values().copied().collect();
+        for key in &on_board {
+            self.history(*key).deaths += 1;
+        }
+        self.deaths.record(now, on_board.clone());
+        for key in on_board {
+            let is_suspect = |other: TaskKey| {
+                let run = self.runs.get(&other.run);
+                run.is_some_and(|run| {
+                    run.stages[other.stage]
+                        .history(other.partition)
+                        .is_suspect(&self.limits)
+                })
+            };
+            self.history(key).accidents = self.deaths.accidents(key, is_suspect);
+        }
+    }
+
+    /// Of a task that runs.
+    fn history(&mut self, key: TaskKey) -> &mut History {
+        self.live_run(key.run).history(key.stage, key.partition)
     }
 
     fn task_finished(&mut self, worker: WorkerId, task: TaskId, mut partitions: Vec<PartitionSize>, now: Millis) {
@@ -385,12 +425,5 @@ impl Schedule {
                 None => false,
             });
         }
-    }
-}
-
-fn loss_reason(cause: CloseCause) -> LossReason {
-    match cause {
-        CloseCause::Died { detail } => LossReason::Died { detail },
-        CloseCause::Drained => LossReason::Drained,
     }
 }

@@ -1,6 +1,6 @@
 //! Whose fault it was.
 
-use trireme_batch_schedule::{CloseCause, Failure, RunError, RunId, StageId};
+use trireme_batch_schedule::{CloseCause, Failure, Millis, RunError, RunId, StageId};
 
 use crate::bench::{Bench, RUN, chain};
 
@@ -108,6 +108,65 @@ fn the_third_death_is_blamed_on_a_task_that_ran_alone() {
         }
     );
     assert!(bench.schedule.progress(RUN).is_none());
+}
+
+/// A worker of two slots that joins, gets these partitions, and dies.
+fn die_with(bench: &mut Bench, worker: u64, partitions: &[u32]) {
+    bench.join(worker, 2);
+    let launched: Vec<u32> = bench.launches().iter().map(|launch| launch.partition).collect();
+    assert_eq!(launched, partitions);
+    bench.die(worker);
+}
+
+#[test]
+fn workers_that_die_without_the_task_speak_for_it() {
+    let mut bench = Bench::with_workers(&[1]);
+    bench.die(1);
+    bench.submit_chain(&[1]);
+    bench.others();
+    for worker in 2..=6 {
+        die_with(&mut bench, worker, &[0]);
+        assert_eq!(bench.error(), None, "as many more as without the first death");
+    }
+    die_with(&mut bench, 7, &[0]);
+    assert!(matches!(bench.error(), Some(RunError::Poison { deaths: 6, .. })));
+}
+
+#[test]
+fn they_speak_for_ten_minutes() {
+    let mut bench = Bench::with_workers(&[1]);
+    bench.die(1);
+    bench.effects.clear();
+    bench.now = Millis(600_001);
+    bench.submit_chain(&[1]);
+    for worker in 2..=4 {
+        assert_eq!(bench.error(), None);
+        die_with(&mut bench, worker, &[0]);
+    }
+    assert!(matches!(bench.error(), Some(RunError::Poison { deaths: 3, .. })));
+}
+
+#[test]
+fn a_death_that_another_suspect_explains_speaks_for_nobody() {
+    let mut bench = Bench::new();
+    bench.submit_chain(&[2]);
+    for worker in [1, 3] {
+        bench.join(worker, 1);
+        bench.join(worker + 1, 1);
+        bench.effects.clear();
+        bench.die(worker);
+        bench.die(worker + 1);
+        bench.others();
+    }
+    die_with(&mut bench, 5, &[0]);
+    assert!(matches!(
+        bench.error(),
+        Some(RunError::Poison {
+            partition: 0,
+            deaths: 3,
+            ..
+        })
+    ));
 }
 
 #[test]

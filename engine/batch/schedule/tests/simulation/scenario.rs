@@ -19,6 +19,7 @@ pub(crate) struct Scenario {
     pub(crate) bad_tasks: BTreeMap<Key, BadTask>,
     /// No fault after this time, in ms; then two fresh workers join.
     pub(crate) calm_ms: u64,
+    pub(crate) task_ms_max: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub(crate) enum Flavour {
     Doomed,
     /// One task kills its worker: its run must fail, blaming it, and no other.
     Poison,
+    /// Somebody kills workers, idle ones first and then any, while tasks take long. With a task that kills its worker, its
+    /// run must fail; without, every run must succeed: by then too many have died without any task to blame one.
+    Killer,
 }
 
 pub(crate) struct Query {
@@ -89,14 +93,27 @@ impl Scenario {
             1 => Flavour::Doomed,
             2 => Flavour::Flaky,
             3 => Flavour::Storm,
+            4 => Flavour::Killer,
             _ => Flavour::Machines,
         };
         let calm_ms = dice.between(5_000, 40_000);
-        let queries: BTreeMap<RunId, Query> = (1..=dice.between(1, 3))
+        // The deaths under a task that kills would use up the budgets of other queries as well.
+        let queries_max = if flavour == Flavour::Killer { 1 } else { 3 };
+        let queries: BTreeMap<RunId, Query> = (1..=dice.between(1, queries_max))
             .map(|run| (RunId(run), query(&mut dice, flavour, calm_ms)))
             .collect();
-        let workers = (0..dice.between(1, 4)).map(|_| dice.between(1, 4) as u32).collect();
-        let faults = faults(&mut dice, flavour, calm_ms);
+        let workers_min = if flavour == Flavour::Killer {
+            KILLS_BEFORE as u64
+        } else {
+            1
+        };
+        let workers = (0..dice.between(workers_min, 4))
+            .map(|_| dice.between(1, 4) as u32)
+            .collect();
+        let faults = match flavour {
+            Flavour::Killer => kills(&mut dice, calm_ms),
+            _ => faults(&mut dice, flavour, calm_ms),
+        };
         let bad_tasks = bad_tasks(&mut dice, flavour, &queries);
         Scenario {
             flavour,
@@ -105,6 +122,7 @@ impl Scenario {
             faults,
             bad_tasks,
             calm_ms,
+            task_ms_max: if flavour == Flavour::Killer { 15_000 } else { 4_000 },
         }
     }
 
@@ -170,7 +188,10 @@ fn query(dice: &mut Dice, flavour: Flavour, calm_ms: u64) -> Query {
     }
     RunPlan::new(stages.clone()).expect("a chain with shortcuts is a plan");
     let cancelled = matches!(flavour, Flavour::Machines | Flavour::Storm) && dice.percent(10);
-    let submit_ms = dice.between(0, calm_ms / 2);
+    let submit_ms = match flavour {
+        Flavour::Killer => KILLED_BEFORE_MS,
+        _ => dice.between(0, calm_ms / 2),
+    };
     Query {
         submit_ms,
         cancel_ms: cancelled.then(|| dice.between(submit_ms, calm_ms)),
@@ -182,7 +203,7 @@ fn faults(dice: &mut Dice, flavour: Flavour, calm_ms: u64) -> Vec<(u64, Fault)> 
     let mut kills_left = match flavour {
         Flavour::Machines | Flavour::Flaky | Flavour::Doomed => 2,
         Flavour::Storm => 40,
-        Flavour::Poison => 0,
+        Flavour::Poison | Flavour::Killer => 0,
     };
     let mut faults = Vec::new();
     for _ in 0..dice.between(0, if flavour == Flavour::Storm { 24 } else { 10 }) {
@@ -217,6 +238,19 @@ fn faults(dice: &mut Dice, flavour: Flavour, calm_ms: u64) -> Vec<(u64, Fault)> 
     faults
 }
 
+/// Idle workers that a killer begins with. All of them are gone before anybody can have taken their place.
+const KILLS_BEFORE: usize = 3;
+/// By then the driver knows.
+const KILLED_BEFORE_MS: u64 = 2_000;
+
+/// Kills at random: together with the two deaths that a task may meet in bad company fewer than it takes to blame it.
+fn kills(dice: &mut Dice, calm_ms: u64) -> Vec<(u64, Fault)> {
+    let kill = Fault::Kill { noticed: true };
+    let before = (0..KILLS_BEFORE).map(|_| (1_000, kill));
+    let after = (0..dice.between(3, 9)).map(|_| (dice.between(KILLED_BEFORE_MS, calm_ms), kill));
+    before.chain(after).collect()
+}
+
 fn bad_tasks(dice: &mut Dice, flavour: Flavour, queries: &BTreeMap<RunId, Query>) -> BTreeMap<Key, BadTask> {
     let keys = queries.iter().flat_map(|(run, query)| {
         let of_stage = |(position, stage): (usize, &StageSpec)| {
@@ -239,6 +273,7 @@ fn bad_tasks(dice: &mut Dice, flavour: Flavour, queries: &BTreeMap<RunId, Query>
                 retryable: dice.percent(60),
             },
         )]),
-        Flavour::Poison => BTreeMap::from([(any(dice), BadTask::KillsWorker)]),
+        Flavour::Killer if dice.percent(50) => BTreeMap::new(),
+        Flavour::Poison | Flavour::Killer => BTreeMap::from([(any(dice), BadTask::KillsWorker)]),
     }
 }

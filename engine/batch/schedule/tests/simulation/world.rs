@@ -17,7 +17,7 @@ use crate::toy::{Job, Power, Toy, Value};
 const HEARTBEAT_MS: u64 = 2_000;
 const TICK_MS: u64 = 1_000;
 /// After the calm begins, every run is over within this time, or it hangs.
-const PATIENCE_MS: u64 = 600_000;
+const PATIENCE_MS: u64 = 3_600_000;
 
 pub(crate) struct World {
     scenario: Scenario,
@@ -241,7 +241,7 @@ impl World {
 
     fn tell_core(&mut self, event: Event) {
         self.steps += 1;
-        self.checker.observe(&event);
+        self.checker.observe(self.now_ms, &event);
         let mut effects = Vec::new();
         self.schedule.step(Millis(self.now_ms), event, &mut effects);
         self.schedule.assert_consistent();
@@ -484,7 +484,7 @@ impl World {
             Some(BadTask::FailsTimes(_)) | None => {
                 let value = Some(Value { number, versions });
                 self.toy(worker).running.get_mut(&task).expect("seen above").value = value;
-                self.after(0, 4_000, Occurrence::Complete { worker, task });
+                self.after(0, self.scenario.task_ms_max, Occurrence::Complete { worker, task });
             }
         }
     }
@@ -595,10 +595,11 @@ impl World {
         self.at(self.now_ms + deadline_ms, Occurrence::Mail { from: None, event });
     }
 
-    /// Something restarts most of what ends, under a new id; a poisoned cluster always.
+    /// Something restarts most of what ends, under a new id; where tasks or somebody kill, always.
     fn respawn(&mut self, worker: WorkerId) {
         let slots = self.toys[&worker].slots;
-        if self.scenario.flavour == Flavour::Poison || self.dice.percent(60) {
+        let always = matches!(self.scenario.flavour, Flavour::Poison | Flavour::Killer);
+        if always || self.dice.percent(60) {
             self.after(300, 6_000, Occurrence::Spawn { slots });
         }
     }
