@@ -3,7 +3,7 @@
 //!
 //! A seed fixes everything: the queries, the workers, the faults, every delay. Toy workers compute a value from what they
 //! read off each other, so a wrong placement of inputs ends in a wrong answer; the checker holds the rest.
-//! `TRIREME_SIM_SEEDS=10000` runs so many seeds, `TRIREME_SIM_SEED=42` runs that one.
+//! `TRIREME_SIM_SEEDS=100000` runs so many seeds, `TRIREME_SIM_SEED=42` runs that one.
 
 #![expect(
     clippy::panic,
@@ -22,8 +22,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use check::{Met, TO_BE_MET};
 use world::World;
 
-/// A few seconds in an unoptimised build.
-const SEEDS_DEFAULT: u64 = 2_000;
+/// A few seconds.
+const SEEDS_DEFAULT: u64 = 10_000;
 
 #[test]
 fn no_seed_breaks_it() {
