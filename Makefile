@@ -33,9 +33,13 @@ build: ## build the binary and all libraries
 	@$(STEP) build cargo build $(CARGO_FLAGS)
 
 .PHONY: test
-test: check oracle build ## check, then every test: what continuous integration runs
+test: check oracle build mutations ## check, then every test: what continuous integration runs
 	@$(STEP) test-build cargo test $(CARGO_FLAGS) --no-run
 	@$(STEP) test cargo test $(CARGO_FLAGS)
+
+.PHONY: mutations
+mutations: ## put bugs into copies of the scheduler; its simulation has to catch each of them
+	@$(STEP) mutations engine/batch/schedule/mutations/check
 
 .PHONY: check
 check: fmt deny clippy ## formatting, dependencies, lints
