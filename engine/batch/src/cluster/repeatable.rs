@@ -63,22 +63,19 @@ enum Again {
 }
 
 fn again(plan: &Arc<dyn ExecutionPlan>) -> Again {
-    let Some(input) = plan.children().into_iter().map(again).max() else {
-        return if plan.is::<UnresolvedShuffleExec>() {
-            Again::SameRows
-        } else {
-            Again::Same
-        };
-    };
     // A receipt names the attempt.
-    if input == Again::Other || plan.is::<PartSinkExec>() || computes_by_chance(plan) {
+    if computes_by_chance(plan) || plan.is::<PartSinkExec>() {
         return Again::Other;
     }
-    let made = made_of(plan, input);
-    if made == Again::SameRows && takes_only_some(plan) {
-        Again::Other
-    } else {
-        made
+    let made = match plan.children().into_iter().map(again).max() {
+        None if plan.is::<UnresolvedShuffleExec>() => Again::SameRows,
+        None => Again::Same,
+        Some(Again::Other) => Again::Other,
+        Some(input) => made_of(plan, input),
+    };
+    match made {
+        Again::SameRows if takes_only_some(plan) => Again::Other,
+        made => made,
     }
 }
 
