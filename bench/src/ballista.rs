@@ -114,12 +114,8 @@ impl Executor {
 }
 
 /// A session whose queries run on the cluster.
-pub fn session(work: &Work, scheduler_port: u16, settings: &[String]) -> Result<SessionContext, Failure> {
-    let mut config = SessionConfig::new_with_ballista().with_target_partitions(work.partitions);
-    for setting in settings {
-        let (key, value) = setting.split_once('=').ok_or("a setting is KEY=VALUE")?;
-        config.options_mut().set(key, value)?;
-    }
+pub fn session(work: &Work, scheduler_port: u16) -> Result<SessionContext, Failure> {
+    let config = work.configure(SessionConfig::new_with_ballista())?;
     let state = SessionStateBuilder::new()
         .with_default_features()
         .with_config(config)

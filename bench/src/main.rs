@@ -54,9 +54,6 @@ enum Role {
         work: Work,
         #[arg(long)]
         scheduler_port: u16,
-        /// `ballista.*` and `datafusion.*` settings of the session that are not the defaults, as KEY=VALUE.
-        #[arg(long = "set", value_name = "KEY=VALUE")]
-        settings: Vec<String>,
     },
 }
 
@@ -72,9 +69,23 @@ struct Work {
     /// How many partitions plans aim at.
     #[arg(long)]
     partitions: usize,
+    /// `datafusion.*` and `ballista.*` settings of the session that are not the defaults, as KEY=VALUE.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// Keep the rows of each query here, as `<query>.parquet`.
     #[arg(long)]
     answers: Option<PathBuf>,
+}
+
+impl Work {
+    fn configure(&self, config: SessionConfig) -> Result<SessionConfig, Failure> {
+        let mut config = config.with_target_partitions(self.partitions);
+        for setting in &self.settings {
+            let (key, value) = setting.split_once('=').ok_or("a setting is KEY=VALUE")?;
+            config.options_mut().set(key, value)?;
+        }
+        Ok(config)
+    }
 }
 
 fn main() -> Result<(), Failure> {
@@ -85,9 +96,9 @@ fn main() -> Result<(), Failure> {
             pool_bytes,
         } => {
             let config = SessionConfig::new()
-                .with_target_partitions(work.partitions)
                 .with_information_schema(true)
                 .set_bool("datafusion.execution.collect_statistics", true);
+            let config = work.configure(config)?;
             let runtime = RuntimeEnvBuilder::new()
                 .with_memory_pool(Arc::new(FairSpillPool::new(pool_bytes)))
                 .build_arc()?;
@@ -99,11 +110,9 @@ fn main() -> Result<(), Failure> {
             match role {
                 Role::Scheduler(scheduler) => scheduler.run().await,
                 Role::Executor(executor) => executor.run().await,
-                Role::Client {
-                    work,
-                    scheduler_port,
-                    settings,
-                } => queries::run(&ballista::session(&work, scheduler_port, &settings)?, &work).await,
+                Role::Client { work, scheduler_port } => {
+                    queries::run(&ballista::session(&work, scheduler_port)?, &work).await
+                }
             }
         }),
     }

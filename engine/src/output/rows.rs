@@ -44,7 +44,9 @@ pub fn write_csv(out: &mut impl Write, preview: &Preview) -> io::Result<()> {
 
 /// One JSON object for the statement.
 pub fn write_json(out: &mut impl Write, index: usize, outcome: &StatementOutcome) -> io::Result<()> {
-    let mut object = json!({ "statement": index + 1, "elapsedMs": outcome.elapsed.as_millis() as u64 });
+    // Whole microseconds: a tiny query takes a few milliseconds.
+    let elapsed_ms = outcome.elapsed.as_micros() as f64 / 1e3;
+    let mut object = json!({ "statement": index + 1, "elapsedMs": elapsed_ms });
     match &outcome.result {
         StatementResult::Rows(preview) => {
             let columns = preview.schema.fields().iter();

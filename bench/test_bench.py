@@ -1,0 +1,118 @@
+"""Tests of what decides in the harness: spreads, ratios, the best of two, and which processes are a contender's."""
+
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import contenders
+import table
+from processes import Processes
+
+
+def run(rows: int = 1, **milliseconds: float) -> dict:
+    return {
+        "milliseconds": milliseconds,
+        "rows": {query: rows for query in milliseconds},
+        "peak_bytes": 64 << 20,
+        "others_cores": 0.1,
+    }
+
+
+def measured_round(in_process: float, workers: float, datafusion: float, push: float, pull: float) -> dict:
+    keys = [contenders.IN_PROCESS, contenders.TWO_WORKERS, contenders.DATAFUSION, "ballista-push", "ballista-pull"]
+    runs = {key: run(q01=ms) for key, ms in zip(keys, [in_process, workers, datafusion, push, pull])}
+    return runs | {contenders.DUCKDB: run(q01=80.0)}
+
+
+class Figures(unittest.TestCase):
+    def test_a_ratio_is_made_within_a_round(self):
+        # The second round's machine was twice as slow for both: that is no spread of the ratio.
+        rounds = [measured_round(110, 1, 100, 1, 1), measured_round(220, 1, 200, 1, 1)]
+        self.assertEqual(table.total_ratio(rounds, contenders.IN_PROCESS, contenders.DATAFUSION).values, (1.1, 1.1))
+
+    def test_a_total_is_of_all_queries(self):
+        self.assertEqual(table.total_ms(run(q01=1.5, q02=2.0)), 3.5)
+
+    def test_a_spread_shows_median_lowest_and_highest(self):
+        self.assertEqual(table.Spread((3.0, 1.0, 2.0)).show(1), "2.0 (1.0 to 3.0)")
+
+    def test_ballista_is_taken_at_its_best(self):
+        rounds = [measured_round(1, 1, 1, push=300, pull=100), measured_round(1, 1, 1, push=200, pull=250)]
+        self.assertEqual(table.best_ballista(rounds), "ballista-pull")
+
+    def test_a_goal_that_is_missed_says_so(self):
+        found = table.goals([measured_round(106, 81, 100, 100, 200)], {contenders.IN_PROCESS: [0.2]})
+        self.assertEqual([row.row().split("|")[-2].strip() for row in found], ["**no**", "**no**", "yes"])
+
+    def test_different_rows_are_named(self):
+        runs = {"a": run(rows=4, q01=1.0, q02=1.0), "b": run(rows=4, q01=1.0, q02=1.0)}
+        self.assertEqual(table.different_rows(runs), [])
+        runs["b"]["rows"]["q02"] = 3
+        self.assertEqual(table.different_rows(runs), ["q02: a 4, b 3"])
+        del runs["b"]["rows"]["q02"]
+        self.assertEqual(table.different_rows(runs), ["q02: a 4, b none"])
+
+    def test_the_page_has_every_contender_in_every_table(self):
+        measured = {
+            "scale": 1.0,
+            "date": "today",
+            "rounds": [measured_round(100, 160, 100, 220, 240)],
+            "contenders": [{"key": c.key, "name": c.name, "settings": c.settings} for c in contenders.CONTENDERS],
+            "start_up_seconds": {contenders.IN_PROCESS: [0.1], contenders.DUCKDB: [0.2]},
+            "start_up_query": "a query.",
+            "checked": "Answers are equal.",
+            "machine": {"processor": "two cores"},
+            "files": {"region": [1, 2048]},
+        }
+        page = table.report(measured)
+        self.assertIn("| in process / plain DataFusion, total | 1.05 | 1.00 (1.00 to 1.00) | yes |", page)
+        self.assertIn("| q01 | 1 | 100 | 160 | 100 | 220 | 240 | 80 |", page)
+        for contender in contenders.CONTENDERS:
+            self.assertEqual(page.count(f"\n| {contender.name} |"), 2 if contender.key in measured["start_up_seconds"] else 1)
+
+
+class Output(unittest.TestCase):
+    def test_statements_are_the_queries_in_their_order(self):
+        text = '{"statement":2,"elapsedMs":7.5,"rowsTotal":9}\n{"statement":1,"elapsedMs":1,"rowsTotal":3}\n'
+        found = contenders.read_statements(text, ["q01", "q02"])
+        self.assertEqual((found.milliseconds, found.rows), ({"q01": 1, "q02": 7.5}, {"q01": 3, "q02": 9}))
+
+    def test_a_statement_without_a_query_is_an_error(self):
+        with self.assertRaises(ValueError):
+            contenders.read_statements('{"statement":1,"elapsedMs":1,"rowsTotal":3}\n', ["q01", "q02"])
+
+
+class Sessions(unittest.TestCase):
+    def setUp(self):
+        self.log = Path(self.enterContext(tempfile.TemporaryDirectory())) / "log"
+
+    def test_what_a_process_leaves_behind_is_ended(self):
+        # A grandchild in a group of its own, whose parent is gone.
+        script = "import subprocess; print(subprocess.Popen(['sleep', '600'], process_group=0, stdout=subprocess.DEVNULL).pid)"
+        with Processes(self.log) as processes:
+            orphan = int(processes.output([sys.executable, "-c", script], 60))
+            self.assertIn(orphan, processes.members())
+        self.assertEqual(processes.members(), [])
+
+    def test_memory_is_that_of_all_processes_together(self):
+        # Both hold 64 MiB at the same time, and say so before they end.
+        script = "held = bytearray(64 << 20); print(1, flush=True); input()"
+        with Processes(self.log) as processes:
+            options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            started = [processes.start([sys.executable, "-c", script], **options) for _ in range(2)]
+            for process in started:
+                process.stdout.readline()
+            processes.wait_for_samples(2)
+            for process in started:
+                process.communicate(b"\n")
+        self.assertGreaterEqual(processes.peak_bytes, 128 << 20)
+
+    def test_a_failure_is_an_error(self):
+        with Processes(self.log) as processes, self.assertRaises(RuntimeError):
+            processes.output([sys.executable, "-c", "raise SystemExit(3)"], 60)
+
+
+if __name__ == "__main__":
+    unittest.main()
