@@ -21,6 +21,7 @@ connection = duckdb.connect(config={"threads": arguments.threads, "memory_limit"
 for table in sorted(arguments.data.iterdir()):
     files = f"{table}/*.parquet".replace("'", "''")
     connection.execute(f"CREATE VIEW {table.name} AS SELECT * FROM read_parquet('{files}')")
+connection.execute("SELECT 1").fetchall()
 for query in sorted(arguments.queries.glob("*.sql")):
     sql = query.read_text()
     started = time.perf_counter()

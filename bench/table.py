@@ -137,8 +137,8 @@ def report(measured: dict) -> str:
         "",
         *(f"- {contender['name']}: {contender['settings']}." for contender in contenders),
         "",
-        "All: processes new in each round; queries once each, in the order of their numbers, without a run before; from a "
-        "query's text to all of its rows at the client; tables registered before. The contenders' order moves on by one in each "
+        "All: processes new in each round; tables registered and `SELECT 1` answered before; queries once each, in the order "
+        "of their numbers, timed from a query's text to all of its rows at the client. The contenders' order moves on by one in each "
         f"round. {measured['checked']}",
         "",
         "## Machine",

@@ -13,6 +13,9 @@ use serde_json::json;
 
 use crate::{Failure, Work};
 
+/// As `WARM_UP` in `contenders.py`.
+const WARM_UP: &str = "SELECT 1";
+
 /// One line of JSON for each query.
 pub async fn run(context: &SessionContext, work: &Work) -> Result<(), Failure> {
     for table in entries(&work.data)? {
@@ -22,6 +25,8 @@ pub async fn run(context: &SessionContext, work: &Work) -> Result<(), Failure> {
             .register_parquet(stem(&table), files, ParquetReadOptions::default())
             .await?;
     }
+    // A cluster is complete before the first query counts.
+    context.sql(WARM_UP).await?.collect().await?;
     let queries = entries(&work.queries)?;
     for query in queries
         .iter()
