@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use ballista_core::JobId;
 use ballista_core::client_pool::BallistaClientPool;
@@ -131,10 +132,12 @@ pub async fn run_task(
     environment: &TaskEnvironment,
     cancel: CancellationToken,
 ) -> Result<TaskReport> {
+    let started = Instant::now();
     let stage = environment.codec.decode(plan, &context)?;
     let stage = remove_unresolved_shuffles(stage, &locations(order))
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
     let writer = bind_writer(stage, order, environment, cancel)?;
+    let prepared = started.elapsed();
     tracing::debug!(
         run = %order.run,
         stage = order.stage,
@@ -147,6 +150,12 @@ pub async fn run_task(
     let partitions = drive_writer(Arc::clone(&writer), context).await?;
     let mut counters = PlanCounters::default();
     add_operator(writer.as_ref(), &mut counters);
+    tracing::debug!(
+        run = %order.run, stage = order.stage, partition = order.partition, task = order.task,
+        prepare_us = prepared.as_micros() as u64, elapsed_us = started.elapsed().as_micros() as u64,
+        rows_read = counters.rows_read, bytes = partitions.iter().map(|written| written.bytes).sum::<u64>(),
+        "task done"
+    );
     Ok(TaskReport {
         partitions,
         rows_read: counters.rows_read,

@@ -123,6 +123,8 @@ impl BatchEngine for ClusterEngine {
             plan_bytes_max: self.options.limits.plan_bytes_max.get(),
         };
         let stages = plan_stages(&name, plan, config.options(), &self.codec, limits)?;
+        let tasks: u32 = stages.iter().map(|stage| stage.tasks).sum();
+        tracing::debug!(run = %name, stages = stages.len(), tasks, "planned");
         let progress = Arc::new(RunFacts::new(&stages));
         let partitions = stages.last().map_or(0, |stage| stage.tasks);
         let (results, arriving) = mpsc::channel(partitions.max(1) as usize + 1);
