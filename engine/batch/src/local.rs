@@ -55,8 +55,10 @@ impl PlanProgress for LocalProgress {
 /// Adds the facts of `plan` and of what is below it.
 pub(crate) fn add_operator(plan: &dyn ExecutionPlan, counters: &mut PlanCounters) {
     let metrics = plan.metrics();
-    if let Some(bytes) = metrics.as_ref().and_then(|metrics| metrics.spilled_bytes()) {
-        counters.spilled_bytes += bytes as u64;
+    if let Some(metrics) = &metrics {
+        // Ballista's shuffle writer counts under a name of its own.
+        let shuffle = metrics.sum_by_name("spill_bytes").map(|value| value.as_usize());
+        counters.spilled_bytes += (metrics.spilled_bytes().unwrap_or(0) + shuffle.unwrap_or(0)) as u64;
     }
     let children = plan.children();
     if children.is_empty() {

@@ -46,7 +46,11 @@ pub fn write_csv(out: &mut impl Write, preview: &Preview) -> io::Result<()> {
 pub fn write_json(out: &mut impl Write, index: usize, outcome: &StatementOutcome) -> io::Result<()> {
     // Whole microseconds: a tiny query takes a few milliseconds.
     let elapsed_ms = outcome.elapsed.as_micros() as f64 / 1e3;
-    let mut object = json!({ "statement": index + 1, "elapsedMs": elapsed_ms });
+    let mut object = json!({
+        "statement": index + 1,
+        "elapsedMs": elapsed_ms,
+        "spilledBytes": outcome.counters.spilled_bytes,
+    });
     match &outcome.result {
         StatementResult::Rows(preview) => {
             let columns = preview.schema.fields().iter();
