@@ -12,6 +12,7 @@ pub mod journal;
 pub mod local;
 pub mod memory;
 pub mod panics;
+mod pool;
 pub mod problems;
 pub mod report;
 pub mod session;

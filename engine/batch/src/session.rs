@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::engine::BatchEngine;
 use crate::memory::MemoryBudget;
+use crate::pool::SharedPool;
 use crate::tables::FilesTableFactory;
 use crate::tpch::{self, TpchCatalog};
 
@@ -38,7 +39,7 @@ const CONSUMERS_NAMED: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).e
 /// # Errors
 /// A spill folder that cannot be used.
 pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
-    let pool = FairSpillPool::new(usize::try_from(resources.memory.pool).unwrap_or(usize::MAX));
+    let pool = SharedPool::new(usize::try_from(resources.memory.pool).unwrap_or(usize::MAX));
     RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, CONSUMERS_NAMED)))
         .with_temp_file_path(resources.spill_dir.clone())
