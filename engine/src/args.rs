@@ -208,6 +208,12 @@ pub struct DriverArgs {
     /// Tasks that all workers run at a time [default: from spec.executors].
     #[arg(long, value_name = "N", hide = true)]
     pub slots: Option<u32>,
+    /// Memory limit of a worker [default: spec.executors.memory].
+    #[arg(long, value_name = "SIZE", hide = true)]
+    pub executor_memory: Option<Bytes>,
+    /// Tasks that one worker runs at a time [default: spec.executors.cores].
+    #[arg(long, value_name = "N", hide = true)]
+    pub executor_cores: Option<u32>,
     /// Take credentials for object stores from the environment: for runs on a person's own machine only.
     #[arg(long, hide = true)]
     pub environment: bool,

@@ -9,16 +9,22 @@ use trireme_spec::problem::Problem;
 
 use crate::cluster::{ClusterEngine, cluster_settings};
 use crate::job::JobOrder;
+use crate::memory::SlotMemory;
 use crate::sink;
 use crate::statements::{self, Work, statement_problem};
 use crate::tables;
 
-/// The plans of all statements of `order`, on workers with `slots` tasks at a time. Runs the statements that only change
+/// The plans of all statements of `order`, on workers with `slots` tasks at a time, each with `memory`. Runs the statements that only change
 /// the session, because later ones may need them; reads no rows and writes nothing.
 ///
 /// # Errors
 /// Statements that cannot be planned.
-pub async fn explain(order: &JobOrder, session: &SessionContext, slots: usize) -> Result<String, Problem> {
+pub async fn explain(
+    order: &JobOrder,
+    session: &SessionContext,
+    slots: usize,
+    memory: SlotMemory,
+) -> Result<String, Problem> {
     let parsed = statements::parse(&order.sql, order.limits.statements_max as usize)?;
     for table in &order.tables {
         tables::register(session, table).await?;
@@ -44,18 +50,23 @@ pub async fn explain(order: &JobOrder, session: &SessionContext, slots: usize) -
                 text.push_str("   changes the session; runs on the driver\n");
             }
             Work::Inspection(_) => text.push_str("   answered by the driver\n"),
-            Work::Query(plan) => stages(session, &plan, slots, &mut text).await?,
+            Work::Query(plan) => stages(session, &plan, (slots, memory), &mut text).await?,
             Work::Write(plan) => {
                 let (input, destination) = sink::destination_of(session, plan, &order.warehouse)?;
                 let _ = writeln!(text, "   writes {} to {}", destination.format, destination.location);
-                stages(session, &input, slots, &mut text).await?;
+                stages(session, &input, (slots, memory), &mut text).await?;
             }
         }
     }
     Ok(text)
 }
 
-async fn stages(session: &SessionContext, plan: &LogicalPlan, slots: usize, text: &mut String) -> Result<(), Problem> {
+async fn stages(
+    session: &SessionContext,
+    plan: &LogicalPlan,
+    (slots, memory): (usize, SlotMemory),
+    text: &mut String,
+) -> Result<(), Problem> {
     let told = |error| statement_problem(&error);
     let local = session.state().create_physical_plan(plan).await.map_err(told)?;
     let _ = writeln!(
@@ -63,7 +74,7 @@ async fn stages(session: &SessionContext, plan: &LogicalPlan, slots: usize, text
         "   In one process:\n{}",
         indented(&displayable(local.as_ref()).indent(false).to_string())
     );
-    let config = cluster_settings(session.copied_config(), slots);
+    let config = cluster_settings(session.copied_config(), slots, memory);
     let state = session.state();
     let builder = datafusion::execution::SessionStateBuilder::new_from_existing(state).with_config(config.clone());
     let cluster = SessionContext::new_with_state(builder.build());

@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
@@ -26,6 +27,7 @@ use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 use trireme_spec::report::StageReport;
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
+use crate::joins;
 use crate::journal::JobJournal;
 use crate::local::LocalEngine;
 use crate::panics;
@@ -269,8 +271,24 @@ impl Job {
         engine: &dyn BatchEngine,
         plan: LogicalPlan,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
+        match self.query_once(index, engine, &plan, self.session.state()).await {
+            Err(problem) if joins::outgrown(&problem) => {
+                self.query_once(index, engine, &plan, joins::all_sorted(self.session.state()))
+                    .await
+            }
+            done => done,
+        }
+    }
+
+    async fn query_once(
+        &self,
+        index: usize,
+        engine: &dyn BatchEngine,
+        plan: &LogicalPlan,
+        planner: SessionState,
+    ) -> Result<(StatementResult, PlanCounters), Problem> {
         let told = |error| statement_problem(&error);
-        let plan = self.session.state().create_physical_plan(&plan).await.map_err(told)?;
+        let plan = planner.create_physical_plan(plan).await.map_err(told)?;
         let files = scanned_files(plan.as_ref());
         let mut running = engine.submit(plan, self.session.task_ctx()).await.map_err(told)?;
         let mut preview = Preview {
@@ -307,14 +325,30 @@ impl Job {
         destination: sink::Destination,
         journal: Option<&mut JobJournal>,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
-        let told = |error| statement_problem(&error);
-        let input = self.session.state().create_physical_plan(&input).await.map_err(told)?;
-        let files = scanned_files(input.as_ref());
         if let Some(journal) = journal {
             let write = sink::write_id(&self.order.writer, index);
             journal.intends(index, write, &destination.location).await?;
         }
-        let write = match sink::begin(&self.session, &self.order.writer, index, &destination, input).await? {
+        match self.write_once(index, &input, &destination, self.session.state()).await {
+            Err(problem) if joins::outgrown(&problem) => {
+                self.write_once(index, &input, &destination, joins::all_sorted(self.session.state()))
+                    .await
+            }
+            done => done,
+        }
+    }
+
+    async fn write_once(
+        &self,
+        index: usize,
+        input: &LogicalPlan,
+        destination: &sink::Destination,
+        planner: SessionState,
+    ) -> Result<(StatementResult, PlanCounters), Problem> {
+        let told = |error| statement_problem(&error);
+        let input = planner.create_physical_plan(input).await.map_err(told)?;
+        let files = scanned_files(input.as_ref());
+        let write = match sink::begin(&self.session, &self.order.writer, index, destination, input).await? {
             Begun::Run(write) => write,
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
         };

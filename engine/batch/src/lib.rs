@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod engine;
 pub mod explain;
 pub mod job;
+pub mod joins;
 pub mod journal;
 pub mod local;
 pub mod memory;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -13,6 +14,7 @@ use trireme_core::store::StoreFactory;
 use url::Url;
 
 use crate::engine::BatchEngine;
+use crate::joins::{PlanningOptions, physical_optimizer_rules};
 use crate::memory::MemoryBudget;
 use crate::pool::SharedPool;
 use crate::tables::FilesTableFactory;
@@ -55,8 +57,12 @@ pub fn runtime(resources: &Resources) -> Result<Arc<RuntimeEnv>> {
 /// # Errors
 /// As [`runtime`].
 pub fn session(resources: &Resources, engine: &dyn BatchEngine) -> Result<SessionContext> {
+    let memory = resources.memory.per_slot(resources.cores);
+    let reserve = usize::try_from(memory.sort_reserve_bytes()).unwrap_or(usize::MAX);
     let config = SessionConfig::new()
         .with_extension(Arc::clone(&resources.stores))
+        .with_option_extension(PlanningOptions::within(memory))
+        .with_sort_spill_reservation_bytes(reserve)
         .with_information_schema(true)
         .with_target_partitions(resources.cores)
         // Users of the other engines write `SELECT name FROM People` and mean what is stored as `name` in `people`.
@@ -65,7 +71,13 @@ pub fn session(resources: &Resources, engine: &dyn BatchEngine) -> Result<Sessio
         .set_bool("datafusion.sql_parser.collect_spans", true)
         // Row counts let joins start with the smaller side.
         .set_bool("datafusion.execution.collect_statistics", true);
-    let context = SessionContext::new_with_config_rt(engine.configure(config), runtime(resources)?);
+    let state = SessionStateBuilder::new()
+        .with_config(engine.configure(config))
+        .with_runtime_env(runtime(resources)?)
+        .with_default_features()
+        .with_physical_optimizer_rules(physical_optimizer_rules())
+        .build();
+    let context = SessionContext::new_with_state(state);
     for format in ["PARQUET", "CSV", "JSON", "NDJSON", "ARROW"] {
         context
             .state_ref()

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trireme_batch::cluster::{ClusterEngine, ClusterOptions};
 use trireme_batch::journal::JobJournal;
+use trireme_batch::memory::MemoryBudget;
 use trireme_batch::problems::problem_of;
 use trireme_batch::sink::{Generation, Writer};
 use trireme_core::store::Credentials;
@@ -73,12 +74,13 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
         let files = TlsFiles::in_dir(&args.tls);
         let (control, events) = ControlServer::new(ControlLimits::default());
         let spec = &manifest.spec;
+        let executor = MemoryBudget::split(args.executor_memory.unwrap_or(spec.executors.memory).get());
+        let cores = args.executor_cores.unwrap_or(spec.executors.cores);
         let options = ClusterOptions {
             job: order.name.clone(),
             generation: generation.get(),
-            slots: args
-                .slots
-                .unwrap_or_else(|| spec.executors.ceiling().max(1) * spec.executors.cores) as usize,
+            slots: args.slots.unwrap_or_else(|| spec.executors.ceiling().max(1) * cores) as usize,
+            slot_memory: executor.per_slot(cores as usize),
             tls: files.clone(),
             scratch: results.clone(),
             limits: order.limits.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use trireme_batch::explain::explain;
 use trireme_batch::local::LocalEngine;
+use trireme_batch::memory::MemoryBudget;
 use trireme_batch::problems::problem_of;
 use trireme_batch::session;
 use trireme_core::store::Credentials;
@@ -36,7 +37,12 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
     };
     let job = read_job(file, Target::Local).map_err(first_after_telling)?;
     let order = order(&job, &job.spec.storage.clone().unwrap_or_default(), 0)?;
-    let slots = args.workers as usize * job.spec.executors.cores as usize;
+    let executor = &job.spec.executors;
+    let cores = executor.cores as usize;
+    let (slots, memory) = (
+        args.workers as usize * cores,
+        MemoryBudget::split(executor.memory.get()).per_slot(cores),
+    );
     let all = ResourceArgs {
         cores: None,
         memory: None,
@@ -48,7 +54,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
     let text = process::run_to_end(resources.cores, async {
         let session =
             session::session(&resources, &LocalEngine).map_err(|error| problem_of(&error, "the engine's settings"))?;
-        explain(&Arc::new(order), &session, slots).await
+        explain(&Arc::new(order), &session, slots, memory).await
     })?;
     print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use trireme_core::tls::{Identity, JobAuthority, LEAF_VALIDITY, Role};
 use trireme_spec::batch_job::BatchJob;
 use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::quantity::Bytes;
 
 use crew::Crew;
 use driver::Driver;
@@ -173,6 +174,8 @@ impl<'a> LocalCluster<'a> {
             command.arg("--storage").arg(self.folder.join("storage"));
         }
         command.arg("--slots").arg((self.workers * self.cores).to_string());
+        command.arg("--executor-memory").arg(self.executor_memory().to_string());
+        command.arg("--executor-cores").arg(self.cores.to_string());
         command.arg("--memory").arg(self.job.spec.driver.memory.to_string());
         let format = match self.args.output.output {
             OutputFormat::Text => "text",
@@ -193,12 +196,16 @@ impl<'a> LocalCluster<'a> {
         command.args([
             "--driver", control, "--name", &instance, "--data", ANY_PORT, "--http", ANY_PORT,
         ]);
-        let memory = self.args.resources.memory.unwrap_or(self.job.spec.executors.memory);
-        command.args(["--memory", &memory.to_string(), "--cores", &self.cores.to_string()]);
+        let (memory, cores) = (self.executor_memory().to_string(), self.cores.to_string());
+        command.args(["--memory", &memory, "--cores", &cores]);
         command.arg("--scratch").arg(self.folder.join("work").join(&instance));
         command.args(["--spill", &self.args.resources.spill.to_string()]);
         command.stdout(Stdio::null());
         RoleProcess::start(command).map_err(|error| failed("a worker cannot be started", &error))
+    }
+
+    fn executor_memory(&self) -> Bytes {
+        self.args.resources.memory.unwrap_or(self.job.spec.executors.memory)
     }
 
     /// A process of this program. It ends when its standard input closes, which happens when this process is gone, however

@@ -1,29 +1,37 @@
 //! Session settings on the way from the driver that plans to the workers that run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ballista_core::extension::{EndpointOverrideFn, SessionConfigExt};
 use datafusion::prelude::SessionConfig;
 
+use crate::joins::PlanningOptions;
+use crate::memory::{FETCH_WINDOW_BYTES, SlotMemory};
+
 /// Retries of one shuffle block before the task reports it as unreadable. The scheduler knows sooner than a reader whether
 /// the worker is gone, so a reader only rides out a dropped connection.
-const FETCH_RETRIES: &str = "2";
-const FETCH_RETRY_WAIT_MS: &str = "200";
+pub const FETCH_RETRIES: u32 = 2;
+pub const FETCH_RETRY_WAIT: Duration = Duration::from_millis(200);
 
 /// Largest gRPC message on the data plane: one block of a shuffle file is 8 MiB, one row may be larger.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// The driver's planning settings for `slots` tasks at a time.
-pub fn planning(config: SessionConfig, slots: usize) -> SessionConfig {
+/// The driver's planning settings for `slots` tasks at a time, each with `memory`.
+pub fn planning(config: SessionConfig, slots: usize, memory: SlotMemory) -> SessionConfig {
     // Two waves of tasks: half as much to do again when one is lost, and the slower half evens out.
     let partitions = (slots * 2).max(2);
     config
         .upgrade_for_ballista()
         .with_target_partitions(partitions)
-        // A hash join beats a sort-merge join wherever its build side fits, which the planner's thresholds judge.
+        // A hash join beats a sort-merge join wherever its build side fits, which a rule of ours judges.
         .set_bool("datafusion.optimizer.prefer_hash_join", true)
+        .with_option_extension(PlanningOptions::within(memory))
         .with_ballista_adaptive_query_planner(false)
 }
+
+/// Settings that a worker has. Ours end with the plan.
+const WORKERS_KNOW: [&str; 2] = ["datafusion.", "ballista."];
 
 /// What of `config` a worker must share: the values that are not the defaults.
 pub fn changed_settings(config: &SessionConfig) -> BTreeMap<String, String> {
@@ -36,23 +44,26 @@ pub fn changed_settings(config: &SessionConfig) -> BTreeMap<String, String> {
     let entries = config.options().entries().into_iter();
     entries
         .filter(|entry| defaults.get(&entry.key) != Some(&entry.value))
+        .filter(|entry| WORKERS_KNOW.iter().any(|prefix| entry.key.starts_with(prefix)))
         .filter_map(|entry| Some((entry.key, entry.value?)))
         .collect()
 }
 
-/// A worker's settings: the driver's, and this worker's own way to the others.
+/// A worker's settings: the driver's, this worker's memory, and its own way to the others.
 ///
 /// # Errors
 /// A setting that this version does not know.
 pub fn worker_settings(
     settings: &BTreeMap<String, String>,
+    memory: SlotMemory,
     tls: EndpointOverrideFn,
 ) -> datafusion::common::Result<SessionConfig> {
     let mut config = SessionConfig::new_with_ballista();
     for (key, value) in settings {
         config.options_mut().set(key, value)?;
     }
-    fetch_settings(config, tls)
+    let reserve = usize::try_from(memory.sort_reserve_bytes()).unwrap_or(usize::MAX);
+    fetch_settings(config.with_sort_spill_reservation_bytes(reserve), tls)
 }
 
 /// Settings of whoever fetches shuffle blocks: a task, or the driver for the result.
@@ -60,14 +71,42 @@ pub fn worker_settings(
 /// # Errors
 /// None while the keys exist.
 pub fn fetch_settings(mut config: SessionConfig, tls: EndpointOverrideFn) -> datafusion::common::Result<SessionConfig> {
-    config
-        .options_mut()
-        .set("ballista.client.io_retries_times", FETCH_RETRIES)?;
-    config
-        .options_mut()
-        .set("ballista.client.io_retry_wait_time_ms", FETCH_RETRY_WAIT_MS)?;
+    let wait = FETCH_RETRY_WAIT.as_millis().to_string();
+    let window = FETCH_WINDOW_BYTES.to_string();
+    for (key, value) in [
+        ("ballista.client.io_retries_times", &FETCH_RETRIES.to_string()),
+        ("ballista.client.io_retry_wait_time_ms", &wait),
+        // A connection carries one block at a time.
+        ("ballista.client.initial_connection_window_size", &window),
+        ("ballista.client.initial_stream_window_size", &window),
+    ] {
+        config.options_mut().set(key, value)?;
+    }
     Ok(config
         .with_ballista_use_tls(true)
         .with_ballista_grpc_client_max_message_size(MESSAGE_BYTES_MAX)
         .with_ballista_override_create_grpc_client_endpoint(tls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_worker_takes_every_setting_that_it_is_told() {
+        let memory = SlotMemory {
+            operators: 1 << 30,
+            reads: 1 << 20,
+        };
+        let config = SessionConfig::new().set_u64("datafusion.execution.batch_size", 1000);
+        let told = changed_settings(&planning(config, 3, memory));
+        assert_eq!(
+            told.get("datafusion.execution.target_partitions").map(String::as_str),
+            Some("6")
+        );
+        let config = worker_settings(&told, memory, Arc::new(Ok)).unwrap();
+        assert_eq!((config.batch_size(), config.target_partitions()), (1000, 6));
+        assert_eq!(config.options().execution.sort_spill_reservation_bytes, 10 << 20);
+    }
 }

@@ -30,6 +30,7 @@ use super::metadata::read_written_partitions;
 use super::restrict::restrict;
 use crate::engine::PlanCounters;
 use crate::local::{add_operator, partition_count};
+use crate::memory::SlotMemory;
 use crate::sink::PartSinkExec;
 use crate::statements::statement_problem;
 
@@ -119,6 +120,8 @@ pub struct TaskEnvironment {
     pub work_dir: String,
     pub codec: Arc<PlanCodec>,
     pub clients: Arc<dyn BallistaClientPool>,
+    /// Of one slot.
+    pub memory: SlotMemory,
 }
 
 /// Runs one attempt to its end.
@@ -222,7 +225,9 @@ fn bind_writer(
     let (number, folder) = (order.stage as usize, environment.work_dir.clone());
     if let Some(writer) = stage.downcast_ref::<SortShuffleWriterExec>() {
         let partitioning = writer.shuffle_output_partitioning().clone();
-        let writer = SortShuffleWriterExec::try_new(run, number, child, folder, partitioning, writer.config().clone())?;
+        let buffer = usize::try_from(environment.memory.shuffle_buffer_bytes()).unwrap_or(usize::MAX);
+        let config = writer.config().clone().with_memory_limit_per_task_bytes(buffer);
+        let writer = SortShuffleWriterExec::try_new(run, number, child, folder, partitioning, config)?;
         return Ok(Arc::new(
             writer.with_task_id(task).with_global_output_partition_ids(ids),
         ));

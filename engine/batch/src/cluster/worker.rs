@@ -157,6 +157,7 @@ impl Attached {
             work_dir: worker.work_dir.display().to_string(),
             codec: Arc::new(PlanCodec::default()),
             clients: Arc::new(ClientPool::default()),
+            memory: worker.resources.memory.per_slot(worker.resources.cores),
         };
         Ok(Self {
             link,
@@ -292,7 +293,7 @@ impl Attached {
     }
 
     fn context(&self, plan: &StageOrder, task: u64) -> Result<TaskContext, DataFusionError> {
-        let config = worker_settings(&plan.settings, endpoint_tls(self.tls.clone()))?;
+        let config = worker_settings(&plan.settings, self.environment.memory, endpoint_tls(self.tls.clone()))?;
         let config = config.with_extension(Arc::clone(&self.stores));
         Ok(TaskContext::from(&self.base)
             .with_session_config(config)

@@ -27,6 +27,7 @@ use super::codec::PlanCodec;
 use super::settings::{changed_settings, planning};
 use super::stages::{PlannedStage, StageLimits, plan_stages};
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress, RunningPlan};
+use crate::memory::SlotMemory;
 use fetch::Fetcher;
 use shell::{Command, Shell, Submission};
 
@@ -45,6 +46,8 @@ pub struct ClusterOptions {
     pub generation: u64,
     /// Tasks that all workers together run at a time, once all are there.
     pub slots: usize,
+    /// What each of them may take of its worker's memory.
+    pub slot_memory: SlotMemory,
     pub tls: TlsFiles,
     /// Where results that do not fit in memory wait to be read.
     pub scratch: std::path::PathBuf,
@@ -103,15 +106,15 @@ impl ClusterEngine {
     }
 }
 
-/// Planning settings for a cluster of `slots` tasks at a time.
-pub fn cluster_settings(config: SessionConfig, slots: usize) -> SessionConfig {
-    planning(config, slots)
+/// Planning settings for a cluster of `slots` tasks at a time, each with `memory`.
+pub fn cluster_settings(config: SessionConfig, slots: usize, memory: SlotMemory) -> SessionConfig {
+    planning(config, slots, memory)
 }
 
 #[async_trait]
 impl BatchEngine for ClusterEngine {
     fn configure(&self, config: SessionConfig) -> SessionConfig {
-        planning(config, self.options.slots)
+        planning(config, self.options.slots, self.options.slot_memory)
     }
 
     async fn submit(&self, plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<RunningPlan> {
