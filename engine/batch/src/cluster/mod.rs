@@ -7,6 +7,7 @@ mod data_port;
 mod driver;
 mod guard;
 mod metadata;
+mod reads;
 mod repeatable;
 mod restrict;
 mod settings;

@@ -27,6 +27,7 @@ use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 use super::codec::PlanCodec;
 use super::guard::{CANCELLED, TaskGuardExec};
 use super::metadata::read_written_partitions;
+use super::reads::ShuffleReadExec;
 use super::restrict::restrict;
 use crate::engine::PlanCounters;
 use crate::local::{add_operator, partition_count};
@@ -254,8 +255,11 @@ fn bind_leaves(
         }
         let leaf: Arc<dyn ExecutionPlan> = match node.downcast_ref::<ShuffleReaderExec>() {
             Some(reader) => {
-                let reader = reader.with_work_dir(environment.work_dir.clone());
-                Arc::new(reader.with_client_pool(Arc::clone(&environment.clients)))
+                let (clients, blocks_max) = (
+                    Arc::clone(&environment.clients),
+                    environment.memory.blocks_fetched_max(),
+                );
+                Arc::new(ShuffleReadExec::new(reader, &environment.work_dir, clients, blocks_max))
             }
             None => node,
         };
