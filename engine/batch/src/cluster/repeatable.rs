@@ -267,13 +267,15 @@ fn goes_by_floats(writer: &dyn ShuffleWriter) -> bool {
 mod tests {
     use super::*;
     use crate::cluster::settings::planning;
+    use crate::memory::MemoryBudget;
     use crate::tpch::{CATALOG, TpchCatalog};
     use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     /// For each stage of the query, inputs first, whether it is repeatable.
     async fn stages(sql: &str) -> Vec<bool> {
-        let config = planning(SessionConfig::new(), 2).with_default_catalog_and_schema(CATALOG, "tiny");
+        let config = planning(SessionConfig::new(), 2, MemoryBudget::split(2 << 30).per_slot(1))
+            .with_default_catalog_and_schema(CATALOG, "tiny");
         let session = SessionContext::new_with_config(config);
         session.register_catalog(CATALOG, Arc::new(TpchCatalog));
         let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
