@@ -39,6 +39,11 @@ test: check oracle build mutations ## check, then every test: what continuous in
 	@$(STEP) test-build cargo test $(CARGO_FLAGS) --no-run
 	@$(STEP) test cargo test $(CARGO_FLAGS)
 
+.PHONY: soak
+soak: build mutations ## the long suites at full length, into bench/results: kills, a large copy, 300,000 simulated seeds
+	@mkdir -p bench/results
+	@$(STEP) soak tests/soak.sh
+
 .PHONY: mutations
 mutations: ## put bugs into copies of the scheduler; its simulation has to catch each of them
 	@$(STEP) mutations engine/batch/schedule/mutations/check

@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Cluster {
     running: Running,
     log: ClusterLog,
+    limit: Duration,
 }
 
 impl Cluster {
@@ -35,7 +36,14 @@ impl Cluster {
         Cluster {
             running: program.spawn(),
             log: ClusterLog::default(),
+            limit: LIMIT,
         }
+    }
+
+    /// Waits longer than usual for what is awaited.
+    #[must_use]
+    pub fn patient(self, limit: Duration) -> Cluster {
+        Cluster { limit, ..self }
     }
 
     /// What has been read of the log so far. The processes may be ahead of it.
@@ -45,9 +53,9 @@ impl Cluster {
 
     /// Blocks until the log meets `condition`. `awaited` names it in the failure.
     pub fn wait_until(&mut self, awaited: &str, condition: impl Fn(&ClusterLog) -> bool) {
-        let Cluster { running, log } = self;
+        let Cluster { running, log, limit } = self;
         if !condition(log) {
-            running.wait_for(awaited, LIMIT, |line| {
+            running.wait_for(awaited, *limit, |line| {
                 log.read(&line.text);
                 condition(log)
             });

@@ -7,12 +7,19 @@ use std::env;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use trireme_tests::{Cluster, Mark, Scratch, batch_job, peak_memory_mib, trireme};
 
 /// Small enough for every run of the tests, large enough for a driver to be killed in the middle.
 const SCALE: &str = "0.2";
+
+/// A debug build on two busy cores writes a scale factor in less.
+const SECONDS_PER_SCALE: f64 = 120.0;
+
+/// One read of all of it.
+const READ_LIMIT: Duration = Duration::from_secs(600);
 
 /// A driver holds plans, receipts and the results that it shows, none of which grow with what is copied.
 const DRIVER_MIB_MAX: u64 = 400;
@@ -28,7 +35,9 @@ fn a_reader_sees_a_large_copy_whole_or_not_at_all() {
         out.display()
     );
     let expected = rows(&format!("SELECT count(*) AS n FROM tpch.{schema}.lineitem"));
-    let mut cluster = Cluster::start(Cluster::program(2, &batch_job(&sql, "")));
+    let limit = Duration::from_secs_f64(60.0 + SECONDS_PER_SCALE * scale.parse::<f64>().unwrap());
+    let program = Cluster::program(2, &batch_job(&sql, "")).limit(limit * 3);
+    let mut cluster = Cluster::start(program).patient(limit);
     let done = AtomicBool::new(false);
     let (seen, driver_mib, log) = thread::scope(|scope| {
         // Also when this test fails in between: the scope waits for the reader.
@@ -106,7 +115,10 @@ fn read(folder: &Path) -> String {
 
 /// The one number that a query yields.
 fn rows(sql: &str) -> String {
-    let output = trireme(["sql", "--output", "csv", "-c", sql]).run().succeeded();
+    let output = trireme(["sql", "--output", "csv", "-c", sql])
+        .limit(READ_LIMIT)
+        .run()
+        .succeeded();
     output
         .stdout
         .lines()

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The long suites at full length. What they print goes to bench/results/soak-batch.txt, too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+suite() {
+    printf '\n==> suite %s\n' "$*"
+    cargo test --workspace --locked --test suite -- --nocapture --test-threads=1 "$@"
+}
+
+{
+    printf 'trireme %s, %s cores, %s, %s\n' "$(git describe --always --dirty)" "$(nproc)" \
+        "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" "$(rustc --version)"
+    # Four points of workers and four of drivers.
+    TRIREME_KILLS=${TRIREME_KILLS:-25} suite kills::
+    TRIREME_KILLS=${TRIREME_KILLS:-25} suite recovery::
+    TRIREME_COPY_SCALE=${TRIREME_COPY_SCALE:-7} suite large_copy::
+    printf '\n==> simulation\n'
+    TRIREME_SIM_SEEDS=${TRIREME_SIM_SEEDS:-300000} cargo test -p trireme-batch-schedule --locked --test simulation -- --nocapture
+    # Captured output of jobs would be most of it.
+} 2>&1 | grep --line-buffered -vE '^(T?20[0-9-]{8}|command: |stdout:|stderr:|\[[0-9]+/[0-9]+\])' | tee bench/results/soak-batch.txt
