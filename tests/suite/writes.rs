@@ -1,6 +1,10 @@
 //! What statements write is there for the statements that follow, in the same job and in the next.
 
-use trireme_tests::{Scratch, trireme};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use trireme_tests::{Scratch, is_alive, trireme};
 
 /// Runs statements in a folder of their own and returns what they print as CSV.
 fn sql(scratch: &Scratch, statements: &str) -> String {
@@ -89,4 +93,79 @@ fn a_destination_with_data_is_kept_unless_told_otherwise() {
     assert_eq!(sql(&scratch, count), "n\n2\n");
     let _ = sql(&scratch, &copy("OPTIONS (mode 'overwrite')"));
     assert_eq!(sql(&scratch, count), "n\n1\n");
+}
+
+#[test]
+fn a_committed_write_is_left_out_until_all_of_it_is_there() {
+    let table = "CREATE EXTERNAL TABLE t (a BIGINT) STORED AS PARQUET LOCATION 't/'";
+    for (insert, sum_after) in [("INSERT INTO", 36), ("INSERT OVERWRITE", 35)] {
+        let scratch = Scratch::new();
+        let folder = scratch.path().join("t");
+        let _ = sql(&scratch, "COPY (SELECT 1 AS a) TO 't' STORED AS PARQUET");
+        let old = parts(&folder);
+        let old_bytes = fs::read(folder.join(&old[0])).unwrap();
+        let _ = sql(&scratch, &format!("{table}; {insert} t SELECT 10 UNION ALL SELECT 20"));
+
+        // Back to what a driver leaves that dies when the first of two parts is complete.
+        let new: Vec<_> = parts(&folder).into_iter().filter(|part| !old.contains(part)).collect();
+        assert_eq!(new.len(), 2, "{new:?}");
+        fs::write(folder.join(&old[0]), old_bytes).unwrap();
+        fs::remove_file(folder.join("_SUCCESS")).unwrap();
+        let pending = folder.join("_trireme/tmp").join(write_of(&new[1]));
+        fs::create_dir_all(&pending).unwrap();
+        fs::rename(folder.join(&new[1]), pending.join(format!("{}.pending", new[1]))).unwrap();
+
+        let read = format!("{table}; SELECT sum(a) AS sum FROM t");
+        let read = trireme(["sql", "--output", "csv", "-c", &read]).directory(scratch.path());
+        let read = read.run().succeeded();
+        assert_eq!(read.stdout, "sum\n1\n", "{insert}\n{read}");
+        assert!(read.stderr.contains("left out a write"), "{read}");
+        assert!(pending.join(format!("{}.pending", new[1])).is_file(), "a reader wrote");
+
+        let printed = sql(
+            &scratch,
+            &format!("{table}; INSERT INTO t SELECT 5; SELECT sum(a) AS sum FROM t"),
+        );
+        assert_eq!(printed, format!("sum\n{sum_after}\n"), "{insert}");
+    }
+}
+
+#[test]
+fn a_reader_beside_a_writer_sees_whole_writes() {
+    let scratch = Scratch::new();
+    // 1500 rows in 60 parts a time: completing them takes a while.
+    let table =
+        "CREATE EXTERNAL TABLE t (a BIGINT, folder INT) STORED AS PARQUET PARTITIONED BY (folder) LOCATION 't/'";
+    let insert = "; INSERT INTO t SELECT c_custkey, c_custkey % 60 FROM tpch.tiny.customer";
+    let statements = format!("{table}{}", insert.repeat(5));
+    let writer = trireme(["sql", "-c", &statements]).directory(scratch.path()).spawn();
+    let select = "; SELECT count(*) AS n FROM t";
+    let mut seen = BTreeSet::new();
+    while is_alive(writer.pid()) {
+        let printed = sql(&scratch, &format!("{table}{}", select.repeat(50)));
+        let counts = printed.lines().filter(|line| *line != "n");
+        seen.extend(counts.map(|line| line.parse::<u32>().unwrap()));
+    }
+    let _ = writer.wait().succeeded();
+    assert!(seen.len() > 2, "the reader was not beside the writer: {seen:?}");
+    assert!(
+        seen.iter().all(|rows| rows % 1500 == 0),
+        "the reader saw a part: {seen:?}"
+    );
+}
+
+/// Names of the data files in a folder, in order.
+fn parts(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut parts: Vec<_> = names.filter(|name| name.starts_with("part-")).collect();
+    parts.sort_unstable();
+    parts
+}
+
+/// The id of the write in `part-00000-<write id>-g1a0.parquet`.
+fn write_of(part: &str) -> &str {
+    let (write, _) = part["part-00000-".len()..].rsplit_once('-').unwrap();
+    write
 }

@@ -149,6 +149,15 @@ pub fn destination_of(
                 return Err(Problem::new(ErrorCode::SqlUnsupported, text)
                     .remedy("a table with a location can: CREATE EXTERNAL TABLE, or spec.tables"));
             };
+            if !table.is_folder() {
+                let location = &table.definition().location;
+                let text = format!(
+                    "table {} cannot be written to: {location} is no folder",
+                    insert.table_name
+                );
+                return Err(Problem::new(ErrorCode::SqlUnsupported, text)
+                    .remedy("declare the table over the folder; files are added to it"));
+            }
             Ok((Arc::unwrap_or_clone(insert.input), of_table(table.definition(), mode)))
         }
         other => Err(Problem::new(

@@ -8,26 +8,27 @@ mod destination;
 mod encode;
 mod exec;
 mod parts;
+mod reader;
 mod stores;
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::catalog::Session;
-use datafusion::common::Result;
-use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 pub use trireme_batch_durable::Generation;
-use trireme_batch_durable::commit::{Begin, CommitError, CommitPermit, CommitRecord, Committer, WriteRequest};
+use trireme_batch_durable::commit::{
+    Begin, CommitError, CommitPermit, CommitRecord, Committer, StoreError, VisibleError, WriteRequest,
+};
 use trireme_batch_durable::{Fingerprint, WriteId};
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use crate::problems::{problem_of_cause, told};
+use crate::problems::{causes, problem_of_cause};
 use crate::statements::statement_problem;
 
 pub use destination::{Destination, destination_of, register_created};
 pub use exec::{PartSinkExec, SinkOrder, decode_sink, encode_sink};
+pub use reader::recorded_files;
 
 /// Who writes: the same for every statement of one driver.
 #[derive(Debug, Clone)]
@@ -105,7 +106,11 @@ pub async fn begin(
         generation: writer.generation,
         mode: destination.mode,
     };
-    let permit = match committer.begin(request).await.map_err(|error| commit_problem(&error))? {
+    let begun = committer.begin(request).await;
+    if !matches!(begun, Err(CommitError::Store(_))) {
+        finish_earlier(&committer, &destination.location).await;
+    }
+    let permit = match begun.map_err(|error| commit_problem(&error))? {
         Begin::Permit(permit) => permit,
         Begin::Committed(record) => return Ok(Begun::Already(written(&destination.location, &record, true))),
     };
@@ -129,6 +134,18 @@ pub async fn begin(
     })))
 }
 
+/// Completes what drivers that died had committed: readers leave it out and write nothing, so nobody else would.
+async fn finish_earlier(committer: &Committer, location: &str) {
+    match committer.recover().await {
+        Ok(recovered) => {
+            for write in recovered.rolled_forward {
+                tracing::info!(location, %write, "completed an earlier write");
+            }
+        }
+        Err(error) => tracing::warn!(location, error = %causes(&error), "an earlier write could not be completed"),
+    }
+}
+
 impl Write {
     /// What the engine is to run; its rows are for [`Self::commit`].
     pub fn plan(&self) -> Arc<dyn ExecutionPlan> {
@@ -143,10 +160,17 @@ impl Write {
         let parts = exec::read_receipts(receipts).map_err(|error| statement_problem(&error))?;
         // Tests kill the driver between these two lines, too.
         tracing::debug!(location = %self.location, parts = parts.len(), "committing");
-        let committed = self.committer.commit(&self.permit, self.schema, parts).await;
-        let committed = committed.map_err(|error| commit_problem(&error))?;
-        tracing::debug!(location = %self.location, "committed");
-        Ok(written(&self.location, &committed.record, !committed.created))
+        match self.committer.commit(&self.permit, self.schema, parts).await {
+            Ok(committed) => {
+                tracing::debug!(location = %self.location, "committed");
+                Ok(written(&self.location, &committed.record, !committed.created))
+            }
+            Err(error) => {
+                let problem = commit_problem(&error);
+                self.abandon().await;
+                Err(problem)
+            }
+        }
     }
 
     /// Frees what the tasks of a failed write left.
@@ -167,39 +191,40 @@ fn written(location: &str, record: &CommitRecord, recovered: bool) -> Written {
     }
 }
 
-/// Rolls forward writes to `url` that were committed and are not yet complete, so that a reader sees them whole. A plain
-/// folder, a single file and a place that cannot be written to are read as they are.
-///
-/// # Errors
-/// A destination whose log is damaged or cannot be read.
-pub async fn settle(state: &dyn Session, url: &ListingTableUrl) -> Result<()> {
-    if !url.is_collection() {
-        return Ok(());
-    }
-    let committer = Committer::new(stores::store_at(state.config(), url.get_url().as_str())?);
-    match committer.recover().await {
-        Ok(recovered) => {
-            for write in recovered.rolled_forward {
-                tracing::info!(location = %url, %write, "completed a committed write");
-            }
-            Ok(())
-        }
-        Err(error) => Err(told(commit_problem(&error))),
-    }
-}
-
 /// What a failed commit means for the person who wrote the job.
 fn commit_problem(error: &CommitError) -> Problem {
-    let text = error.to_string();
+    let text = causes(error);
     match error {
-        CommitError::Store(error) => problem_of_cause(error),
+        CommitError::Store(error) => store_problem(error),
         CommitError::Stale { .. } | CommitError::Contended { .. } => Problem::new(ErrorCode::DataCommitConflict, text),
         CommitError::Exists { .. } => Problem::new(ErrorCode::DataDestinationExists, text).remedy(
             "choose an empty folder, or say what to do with the old data: OPTIONS (mode 'overwrite') or (mode 'append')",
         ),
-        CommitError::PartLost { .. } | CommitError::DamagedLog { .. } | CommitError::Visible { .. } => {
-            Problem::new(ErrorCode::DataMalformed, text)
+        CommitError::Visible {
+            source: VisibleError::Unsettled { .. },
+            ..
+        } => Problem::new(ErrorCode::DataCommitConflict, text)
+            .remedy("read again when the overwrite is done; if its job died, the next write to the folder completes it"),
+        CommitError::PartLost { .. } | CommitError::Visible { .. } => {
+            Problem::new(ErrorCode::DataMalformed, text).remedy("overwrite the destination: its data is not whole")
         }
+        CommitError::DamagedLog { .. } => Problem::new(ErrorCode::DataMalformed, text)
+            .remedy("restore the entry from a copy; without _trireme, the files are read as a plain folder"),
         CommitError::WrongPart { .. } => Problem::new(ErrorCode::Internal, text),
+    }
+}
+
+/// What a failed destination means for the person who wrote the job.
+fn store_problem(error: &StoreError) -> Problem {
+    match error {
+        StoreError::File { .. } | StoreError::Objects { .. } => {
+            let mut problem = problem_of_cause(error);
+            problem.message = format!("{error}: {}", problem.message);
+            problem
+        }
+        StoreError::Name { .. } => Problem::new(ErrorCode::DataMalformed, error.to_string()).remedy("rename the file"),
+        StoreError::TooManyFiles { .. } => Problem::new(ErrorCode::DataMalformed, error.to_string())
+            .remedy("write fewer, larger files: fewer partition columns, or an overwrite that compacts"),
+        StoreError::PartTooLarge { .. } => Problem::new(ErrorCode::SqlUnsupported, error.to_string()),
     }
 }

@@ -1,8 +1,8 @@
 //! A table over files: one location, one format.
 //!
-//! Reading goes through DataFusion's listing table. What is added: a write of ours that was committed but not yet fully
-//! in place is rolled forward before the files are listed, so that no reader of ours sees a part of it; and the table
-//! remembers enough for the sink to write into it.
+//! Reading goes through DataFusion's listing table. What is added: where writes of ours have left a log, the files are those
+//! that it makes visible ([`Snapshot`]), so that no reader of ours sees a part of a write; and the table remembers enough for
+//! the sink to write into it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,8 +21,9 @@ use futures::TryStreamExt;
 
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use super::location::place;
+use super::snapshot::Snapshot;
 use crate::problems::told;
-use crate::sink::settle;
 
 /// Where a table's files are and how they are read and written.
 #[derive(Debug, Clone)]
@@ -55,31 +56,40 @@ impl fmt::Debug for FilesTable {
 }
 
 impl FilesTable {
-    /// Opens the table: settles its location, finds its compression, reads its columns.
+    /// Opens the table: finds its files and their compression, reads its columns.
     ///
     /// # Errors
     /// No files and no columns declared, files that cannot be read, files that disagree.
-    pub async fn open(state: &SessionState, definition: FilesDefinition) -> Result<Self> {
-        let url = ListingTableUrl::parse(&definition.location)?;
-        settle(state, &url).await?;
-        let sample = first_file(state, &url).await?;
+    pub async fn open(session: &SessionState, definition: FilesDefinition) -> Result<Self> {
+        let url = place(session, &definition.location).await?;
+        loop {
+            let snapshot = Snapshot::of(session, &url).await?;
+            let opened = Self::open_at(snapshot.session(), &url, &definition).await;
+            if snapshot.lasts().await? {
+                return opened;
+            }
+        }
+    }
+
+    async fn open_at(state: &SessionState, url: &ListingTableUrl, definition: &FilesDefinition) -> Result<Self> {
+        let sample = first_file(state, url).await?;
         if sample.is_none() && definition.schema.is_none() {
             return Err(DataFusionError::ObjectStore(Box::new(object_store::Error::NotFound {
                 path: definition.location.clone(),
                 source: "no file is there, so there are no columns to read".into(),
             })));
         }
-        let format = file_format(state, &definition, sample.as_deref())?;
+        let format = file_format(state, definition, sample.as_deref())?;
         let partitions = definition.partition_columns.iter().map(|(name, data_type)| {
             let text = || DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
             (name.clone(), data_type.clone().unwrap_or_else(text))
         });
         let options = ListingOptions::new(Arc::clone(&format))
-            .with_file_extension(extension(format.as_ref(), &url)?)
+            .with_file_extension(extension(format.as_ref(), url)?)
             .with_table_partition_cols(partitions.collect());
         let schema = match &definition.schema {
             Some(schema) => Arc::clone(schema),
-            None => options.infer_schema(state, &url).await?,
+            None => options.infer_schema(state, url).await?,
         };
         if schema.fields().is_empty() && definition.partition_columns.is_empty() {
             let text = format!(
@@ -90,12 +100,12 @@ impl FilesTable {
                 "remove empty files, or declare the columns with CREATE EXTERNAL TABLE",
             )));
         }
-        let config = ListingTableConfig::new(url)
+        let config = ListingTableConfig::new(url.clone())
             .with_listing_options(options)
             .with_schema(schema);
         let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
         Ok(Self {
-            definition,
+            definition: definition.clone(),
             listing: ListingTable::try_new(config)?.with_cache(cache),
             constraints: Constraints::default(),
         })
@@ -104,6 +114,15 @@ impl FilesTable {
     /// What the table was opened with.
     pub fn definition(&self) -> &FilesDefinition {
         &self.definition
+    }
+
+    /// Whether its location is a folder, as which it can be written to.
+    pub fn is_folder(&self) -> bool {
+        self.place().is_collection() && self.place().get_glob().is_none()
+    }
+
+    fn place(&self) -> &ListingTableUrl {
+        &self.listing.table_paths()[0]
     }
 }
 
@@ -182,10 +201,14 @@ impl TableProvider for FilesTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        for url in self.listing.table_paths() {
-            settle(state, url).await?;
+        let session = session_of(state)?;
+        loop {
+            let snapshot = Snapshot::of(session, self.place()).await?;
+            let scan = self.listing.scan(snapshot.session(), projection, filters, limit).await;
+            if snapshot.lasts().await? {
+                return scan;
+            }
         }
-        self.listing.scan(state, projection, filters, limit).await
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
@@ -204,9 +227,6 @@ pub struct FilesTableFactory;
 #[async_trait]
 impl TableProviderFactory for FilesTableFactory {
     async fn create(&self, state: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
-        let Some(state) = state.as_any().downcast_ref::<SessionState>() else {
-            return plan_err!("tables over files belong to a session");
-        };
         let [location] = command.locations.as_slice() else {
             return plan_err!("a table has one location; a pattern such as 'data/*.parquet' names several files");
         };
@@ -229,6 +249,13 @@ impl TableProviderFactory for FilesTableFactory {
             partition_columns: partition_columns.collect(),
             schema: (!columns.is_empty()).then(|| Arc::new(datafusion::arrow::datatypes::Schema::new(columns))),
         };
-        Ok(Arc::new(FilesTable::open(state, definition).await?))
+        Ok(Arc::new(FilesTable::open(session_of(state)?, definition).await?))
+    }
+}
+
+fn session_of(state: &dyn Session) -> Result<&SessionState> {
+    match state.as_any().downcast_ref() {
+        Some(session) => Ok(session),
+        None => plan_err!("tables over files belong to a session"),
     }
 }

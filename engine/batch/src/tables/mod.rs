@@ -1,6 +1,8 @@
 //! The manifest's `tables` as tables of the session, so that SQL need not repeat where data lies.
 
 mod files;
+mod location;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -280,8 +280,15 @@ impl Committer {
     }
 
     /// What a reader sees. Changes nothing.
+    ///
+    /// The files of a plain folder are not listed. Whoever lists them asks again afterwards, since a first write may
+    /// have come between.
     pub async fn visible(&self) -> Result<Visible, CommitError> {
         let mut log = Log::default();
+        self.read_on(&mut log).await?;
+        if log.is_empty() {
+            return Ok(Visible::NotTrireme);
+        }
         let mut attempt = 1;
         loop {
             let files = self.store.list("").await?;
@@ -414,7 +421,7 @@ impl Committer {
         let files = self.store.list("").await?.into_iter();
         let plain = files.filter(|file| !is_hidden(&file.name) && !parts.contains(&file.name));
         let mut replaced: Vec<_> = plain
-            .map(|Listed { name, bytes: _, tag }| ReplacedFile { name, tag })
+            .map(|Listed { name, tag, .. }| ReplacedFile { name, tag })
             .collect();
         replaced.sort_unstable();
         Ok(replaced)

@@ -105,8 +105,11 @@ impl Committer {
     pub(super) async fn settle(&self, purpose: Purpose) -> Result<Recovered, CommitError> {
         let mut log = Log::default();
         self.read_on(&mut log).await?;
-        let files = self.store.list("").await?;
         let mut rolled_forward = Vec::new();
+        if log.commits().next().is_none() {
+            return Ok(Recovered { rolled_forward });
+        }
+        let files = self.store.list("").await?;
         for (position, record) in log.live() {
             let facts = record_facts(&log, position, record, &files);
             if facts.remaining.is_empty() && facts.leftover.is_empty() {

@@ -35,9 +35,9 @@
 //! # What readers see
 //! Our readers ([`Committer::visible`]) go by the log. A write counts when it is recorded *and* all its parts are
 //! complete; an overwrite hides what came before from that same moment. A recorded write with parts missing is left out
-//! and named, never waited for: its driver, the next driver, or anyone who may write finishes it with
-//! [`Committer::recover`]. Files that no entry names are plain files that somebody put there; they stay visible until
-//! an overwrite replaces them.
+//! and named, never waited for, and never finished by a reader, which needs no right to write: its driver, the next
+//! driver, or the next writer at the destination finishes it with [`Committer::recover`]. Files that no entry names are
+//! plain files that somebody put there; they stay visible until an overwrite replaces them.
 //!
 //! Other readers see each part when it is completed, one after the other. `_SUCCESS` is removed before the first and
 //! put back after the last, so a reader that waits for it is safe from a half-completed write, but not from one that

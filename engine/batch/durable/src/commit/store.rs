@@ -5,6 +5,7 @@ mod multipart;
 
 use std::fmt;
 use std::io;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub struct Listed {
     pub name: String,
     /// Its size.
     pub bytes: u64,
+    /// When it was last written, by the store's clock.
+    pub modified: SystemTime,
     /// Differs between two files that have borne the name one after the other.
     pub tag: String,
 }

@@ -1,6 +1,7 @@
 //! What a reader of ours sees: a listing and a log in, files out. Pure.
 
 use std::collections::{HashMap, HashSet};
+use std::time::SystemTime;
 
 use thiserror::Error;
 
@@ -32,6 +33,8 @@ pub struct VisibleFile {
     pub name: String,
     /// Its bytes.
     pub bytes: u64,
+    /// When it was last written.
+    pub modified: SystemTime,
     /// Its rows, known for parts of a write.
     pub rows: Option<u64>,
 }
@@ -101,19 +104,18 @@ pub fn visible(files: &[Listed], log: &Log) -> Result<Visible, VisibleError> {
     for (_, record) in complete.iter().filter(|(at, _)| Some(*at) >= start) {
         for part in &record.parts {
             let name = part.name.to_string();
-            let bytes = present.get(name.as_str()).map_or(0, |file| file.bytes);
-            if bytes != part.bytes {
+            // All of them are in the listing, or the record would not count as complete.
+            let Some(file) = present.get(name.as_str()) else {
+                continue;
+            };
+            if file.bytes != part.bytes {
                 return Err(VisibleError::Damaged {
                     name,
                     expected: part.bytes,
-                    found: bytes,
+                    found: file.bytes,
                 });
             }
-            found.push(VisibleFile {
-                name,
-                bytes,
-                rows: Some(part.rows),
-            });
+            found.push(seen(file, Some(part.rows)));
         }
     }
     found.extend(plain(&present, log, start));
@@ -148,11 +150,16 @@ fn plain<'a>(
     present
         .values()
         .filter(move |file| !parts.contains(&file.name) && !replaced.contains(&(file.name.as_str(), file.tag.as_str())))
-        .map(|file| VisibleFile {
-            name: file.name.clone(),
-            bytes: file.bytes,
-            rows: None,
-        })
+        .map(|file| seen(file, None))
+}
+
+fn seen(file: &Listed, rows: Option<u64>) -> VisibleFile {
+    VisibleFile {
+        name: file.name.clone(),
+        bytes: file.bytes,
+        modified: file.modified,
+        rows,
+    }
 }
 
 /// The parts of a record that are not in a listing.

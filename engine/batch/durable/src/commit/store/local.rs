@@ -248,6 +248,7 @@ fn walk(root: &Path, folder: &Path, depth: usize, files: &mut Vec<Listed>) -> Re
         files.push(Listed {
             name: relative(root, &path)?,
             bytes: metadata.len(),
+            modified: metadata.modified().map_err(failed("inspect", &path))?,
             tag,
         });
     }

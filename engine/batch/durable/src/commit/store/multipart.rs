@@ -137,6 +137,7 @@ impl PartStore for MultipartParts {
                 files.push(Listed {
                     name,
                     bytes: object.size,
+                    modified: object.last_modified.into(),
                     tag,
                 });
             }

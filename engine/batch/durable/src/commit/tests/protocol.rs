@@ -1,6 +1,7 @@
 //! The protocol step by step: stale drivers, refused destinations, wrong parts, losers, damage, plain files.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -431,6 +432,7 @@ fn listed(names: &[&str]) -> Vec<Listed> {
     let file = |name: &&str| Listed {
         name: (*name).to_owned(),
         bytes: 1,
+        modified: SystemTime::UNIX_EPOCH,
         tag: "t".to_owned(),
     };
     names.iter().map(file).collect()
