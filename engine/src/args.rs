@@ -86,6 +86,15 @@ pub struct ResourceArgs {
     pub spill: Bytes,
 }
 
+/// How object stores are reached.
+#[derive(Debug, Clone, Group)]
+pub struct StoreArgs {
+    /// Folder with the files access-key-id and secret-access-key, and where needed session-token, endpoint, region and
+    /// allow-http [default: the environment's AWS_ variables; for driver and worker the cloud's identity].
+    #[arg(long, value_name = "DIR", help_heading = "Object stores")]
+    pub credentials: Option<PathBuf>,
+}
+
 /// How results are shown.
 #[derive(Debug, Clone, Group)]
 pub struct OutputArgs {
@@ -127,6 +136,8 @@ pub struct RunArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub resources: ResourceArgs,
+    #[command(flatten)]
+    pub stores: StoreArgs,
 }
 
 /// `trireme sql`.
@@ -142,6 +153,8 @@ pub struct SqlArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub resources: ResourceArgs,
+    #[command(flatten)]
+    pub stores: StoreArgs,
 }
 
 /// `trireme validate`.
@@ -177,6 +190,8 @@ pub struct ExplainArgs {
     /// Show every limit with its value and meaning.
     #[arg(long)]
     pub limits: bool,
+    #[command(flatten)]
+    pub stores: StoreArgs,
 }
 
 /// `trireme driver`.
@@ -215,7 +230,7 @@ pub struct DriverArgs {
     #[arg(long, value_name = "N", hide = true)]
     pub executor_cores: Option<u32>,
     /// Take credentials for object stores from the environment: for runs on a person's own machine only.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with = "credentials")]
     pub environment: bool,
     /// End when standard input closes: whoever started this process is gone.
     #[arg(long, hide = true)]
@@ -227,6 +242,8 @@ pub struct DriverArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub resources: ResourceArgs,
+    #[command(flatten)]
+    pub stores: StoreArgs,
 }
 
 /// `trireme worker`.
@@ -254,13 +271,15 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "FILE")]
     pub token: Option<PathBuf>,
     /// Take credentials for object stores from the environment: for runs on a person's own machine only.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with = "credentials")]
     pub environment: bool,
     /// End when standard input closes: whoever started this process is gone.
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
     #[command(flatten)]
     pub resources: ResourceArgs,
+    #[command(flatten)]
+    pub stores: StoreArgs,
 }
 
 /// A run's id is part of the name of its journal, so it must not lead elsewhere.

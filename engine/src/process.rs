@@ -13,7 +13,7 @@ use trireme_batch::session::Resources;
 use trireme_core::store::{Credentials, S3Options, StoreFactory};
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use crate::args::ResourceArgs;
+use crate::args::{ResourceArgs, StoreArgs};
 
 /// Exit code of a process that a second Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -131,6 +131,16 @@ pub fn empty_folder(path: &Path) -> io::Result<()> {
         Ok(()) | Err(_) => {}
     }
     std::fs::create_dir_all(path)
+}
+
+/// Where credentials for object stores come from: the folder that was named, or else the environment, if this is a
+/// person's own machine, or the cloud's identity.
+pub fn credentials(args: &StoreArgs, environment: bool) -> Credentials {
+    match &args.credentials {
+        Some(folder) => Credentials::Files(folder.clone()),
+        None if environment => Credentials::Environment,
+        None => Credentials::CloudIdentity,
+    }
 }
 
 /// What plans of this process may use. `credentials` says where those for object stores come from.

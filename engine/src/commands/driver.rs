@@ -14,7 +14,6 @@ use trireme_batch::journal::JobJournal;
 use trireme_batch::memory::MemoryBudget;
 use trireme_batch::problems::problem_of;
 use trireme_batch::sink::{Generation, Writer};
-use trireme_core::store::Credentials;
 use trireme_core::tls::{Role, ServerTls, TlsFiles};
 use trireme_exchange::bytes_count::ByteCounters;
 use trireme_exchange::control::ControlServer;
@@ -39,11 +38,7 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
         process::end_with_stdin();
     }
     let scratch = Scratch::open(&args.resources)?;
-    let credentials = if args.environment {
-        Credentials::Environment
-    } else {
-        Credentials::CloudIdentity
-    };
+    let credentials = process::credentials(&args.stores, args.environment);
     let mut resources = process::resources(&args.resources, &scratch, credentials);
     resources.spill_dir = scratch.path.join("spill");
     let results = scratch.path.join("results");

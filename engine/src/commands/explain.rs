@@ -8,7 +8,6 @@ use trireme_batch::local::LocalEngine;
 use trireme_batch::memory::MemoryBudget;
 use trireme_batch::problems::problem_of;
 use trireme_batch::session;
-use trireme_core::store::Credentials;
 use trireme_spec::limits::Limits;
 use trireme_spec::manifest::Target;
 use trireme_spec::problem::Problem;
@@ -50,7 +49,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
         spill: job.spec.executors.memory,
     };
     let scratch = Scratch::open(&all)?;
-    let resources = process::resources(&all, &scratch, Credentials::Environment);
+    let resources = process::resources(&all, &scratch, process::credentials(&args.stores, true));
     let text = process::run_to_end(resources.cores, async {
         let session =
             session::session(&resources, &LocalEngine).map_err(|error| problem_of(&error, "the engine's settings"))?;

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use trireme_batch::local::LocalEngine;
-use trireme_core::store::Credentials;
 use trireme_spec::manifest::Target;
 use trireme_spec::problem::Problem;
 
@@ -33,7 +32,7 @@ pub fn run(args: &RunArgs, log: &str) -> Result<ExitCode, Problem> {
     if let Some(workers) = args.workers {
         return local_cluster::run(args, &job, &scratch, workers, log);
     }
-    let resources = process::resources(&args.resources, &scratch, Credentials::Environment);
+    let resources = process::resources(&args.resources, &scratch, process::credentials(&args.stores, true));
     process::run_to_end(resources.cores, async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         job::run_on(

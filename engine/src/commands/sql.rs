@@ -7,7 +7,6 @@ use std::sync::Arc;
 use trireme_batch::job::JobOrder;
 use trireme_batch::local::LocalEngine;
 use trireme_batch::sink::Writer;
-use trireme_core::store::Credentials;
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorCode, Problem};
 
@@ -39,7 +38,7 @@ pub fn run(args: &SqlArgs) -> Result<ExitCode, Problem> {
         preview_rows_max: args.output.max_rows as usize,
         limits,
     };
-    let resources = process::resources(&args.resources, &scratch, Credentials::Environment);
+    let resources = process::resources(&args.resources, &scratch, process::credentials(&args.stores, true));
     process::run_to_end(resources.cores, async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         job::run_on(

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trireme_batch::cluster::{DataPort, Ended, Worker};
-use trireme_core::store::Credentials;
 use trireme_core::tls::{ClientTls, Role, ServerTls, TlsFiles};
 use trireme_exchange::bytes_count::ByteCounters;
 use trireme_exchange::connect::Dialer;
@@ -48,11 +47,7 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
         process::end_with_stdin();
     }
     let scratch = Scratch::open(&args.resources)?;
-    let credentials = if args.environment {
-        Credentials::Environment
-    } else {
-        Credentials::CloudIdentity
-    };
+    let credentials = process::credentials(&args.stores, args.environment);
     let mut resources = process::resources(&args.resources, &scratch, credentials);
     resources.spill_dir = scratch.path.join("spill");
     // What a worker that was killed here has spilled is of use to nobody.

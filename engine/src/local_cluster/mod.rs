@@ -214,9 +214,11 @@ impl<'a> LocalCluster<'a> {
         let mut command = std::process::Command::new(&self.program);
         command.process_group(0);
         let mut command = Command::from(command);
-        command
-            .arg(role)
-            .args(["--log", &self.log, "--environment", "--until-stdin-closes"]);
+        command.arg(role).args(["--log", &self.log, "--until-stdin-closes"]);
+        match &self.args.stores.credentials {
+            Some(folder) => command.arg("--credentials").arg(folder),
+            None => command.arg("--environment"),
+        };
         command.arg("--tls").arg(self.folder.join("tls").join(instance));
         command.stdin(Stdio::piped()).kill_on_drop(true);
         command

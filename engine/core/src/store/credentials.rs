@@ -14,13 +14,14 @@ use object_store::aws::AwsCredential;
 use super::Credentials;
 use crate::reload::{Contents, ReadError, Reloading};
 
-/// The files of a credentials folder. The first two are required; endpoint and region are read when a client is made.
-pub const CREDENTIAL_FILES: [&str; 5] = [
+/// The files of a credentials folder. The first two are required; the last three are read when a client is made.
+pub const CREDENTIAL_FILES: [&str; 6] = [
     "access-key-id",
     "secret-access-key",
     "session-token",
     "endpoint",
     "region",
+    "allow-http",
 ];
 
 const ACCESS_KEY_ID: usize = 0;
@@ -28,6 +29,7 @@ const SECRET_ACCESS_KEY: usize = 1;
 const SESSION_TOKEN: usize = 2;
 const ENDPOINT: usize = 3;
 const REGION: usize = 4;
+const ALLOW_HTTP: usize = 5;
 
 /// What points at the cloud's identity without being one: paths of token files, names, addresses.
 const IDENTITY_VARIABLES: [&str; 9] = [
@@ -72,6 +74,7 @@ pub(super) struct Mounted {
     keys: Arc<AwsCredential>,
     pub(super) endpoint: Option<String>,
     pub(super) region: Option<String>,
+    pub(super) allow_http: bool,
 }
 
 /// Hands out the keys as the files have them now.
@@ -119,6 +122,7 @@ fn parse(contents: &Contents<'_>) -> Result<Mounted, CredentialsError> {
         }),
         endpoint: optional(contents, ENDPOINT)?,
         region: optional(contents, REGION)?,
+        allow_http: optional(contents, ALLOW_HTTP)?.is_some_and(|text| text == "true"),
     })
 }
 

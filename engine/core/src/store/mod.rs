@@ -145,9 +145,7 @@ pub enum StoreError {
         source: CredentialsError,
     },
     /// An endpoint without TLS, not permitted.
-    #[error(
-        "the endpoint of {location} is http://, which sends data in the clear; permit it with allow-http or use https://"
-    )]
+    #[error("the endpoint of {location} is http://, which sends data in the clear")]
     Plaintext {
         /// The store.
         location: String,

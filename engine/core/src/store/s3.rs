@@ -99,6 +99,9 @@ fn with_mounted(
     if let Some(region) = &mounted.region {
         builder = builder.with_region(region);
     }
+    if mounted.allow_http {
+        builder = builder.with_allow_http(true);
+    }
     Ok(builder.with_credentials(Arc::new(provider)))
 }
 

@@ -184,6 +184,9 @@ fn data_in_the_clear_must_be_permitted() {
     .locate("s3://bucket/a")
     .unwrap();
 
+    std::fs::write(dir.path().join("allow-http"), "true\n").unwrap();
+    from_files(&dir, S3Options::default()).locate("s3://bucket/a").unwrap();
+
     let variables = environment(&[("AWS_ENDPOINT_URL_S3", "http://store:9000"), ("AWS_ALLOW_HTTP", "true")]);
     let factory = StoreFactory::with_environment(Credentials::Environment, S3Options::default(), variables);
     factory.locate("s3://bucket/a").unwrap();
