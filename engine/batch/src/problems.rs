@@ -281,7 +281,7 @@ fn of_io(error: &io::Error) -> Problem {
 }
 
 fn of_store(error: &object_store::Error) -> Problem {
-    let text = first_line(&error.to_string());
+    let text = store_text(&error.to_string());
     match StoreFault::of(error) {
         StoreFault::NotFound => Problem::new(ErrorCode::DataNotFound, text)
             .remedy("check the location; relative paths start at the folder that the command is run in"),
@@ -298,6 +298,24 @@ fn of_store(error: &object_store::Error) -> Problem {
     }
 }
 
+/// The text of a store's error. A server answers in XML, of which the code and the message say what people need; the rest
+/// names keys and signatures.
+fn store_text(text: &str) -> String {
+    let Some(answer) = text.find("<?xml").or_else(|| text.find("<Error>")) else {
+        return first_line(text);
+    };
+    let (said, answer) = text.split_at(answer);
+    let said = first_line(said.trim_end_matches([' ', ':']));
+    let element = |name: &str| {
+        let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
+    };
+    match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => format!("{said}: {code}: {}", first_line(message)),
+        _ => said,
+    }
+}
+
 /// What it means that a location leads to no store.
 pub fn of_store_location(error: &StoreError) -> Problem {
     match error {
@@ -305,8 +323,13 @@ pub fn of_store_location(error: &StoreError) -> Problem {
             Problem::new(ErrorCode::ManifestBadLocation, error.to_string())
         }
         StoreError::WorkingDirectory { source, .. } => of_io(source),
-        StoreError::Credentials { .. } => Problem::new(ErrorCode::CredentialsMissing, error.to_string()),
-        StoreError::Plaintext { .. } => Problem::new(ErrorCode::ManifestBadLocation, error.to_string()),
+        StoreError::Credentials { .. } => Problem::new(ErrorCode::CredentialsMissing, causes(error)).remedy(format!(
+            "the folder of --credentials holds a file for each value: {}; the first two are needed",
+            trireme_core::store::CREDENTIAL_FILES.join(", ")
+        )),
+        StoreError::Plaintext { .. } => Problem::new(ErrorCode::ManifestBadLocation, error.to_string()).remedy(
+            "use https://, or permit it: AWS_ALLOW_HTTP=true in the environment, or true in the credentials' file allow-http",
+        ),
         StoreError::Client { source, .. } => of_store(source),
     }
 }

@@ -43,11 +43,25 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<StoreFault> {
     if cause.to_string().contains(METADATA_ADDRESS) {
         return Some(StoreFault::Refused);
     }
+    if let Some(fault) = of_answer(&cause.to_string()) {
+        return Some(fault);
+    }
     let http = cause.downcast_ref::<HttpError>()?;
     match http.kind() {
         HttpErrorKind::Connect | HttpErrorKind::Request | HttpErrorKind::Timeout | HttpErrorKind::Interrupted => {
             Some(StoreFault::Unreachable)
         }
+        _ => None,
+    }
+}
+
+/// What the server's answer says. Listing and completing an upload keep it in a type that the client does not show, so
+/// only its text can be read.
+fn of_answer(cause: &str) -> Option<StoreFault> {
+    let answer = cause.strip_prefix("Server returned non-2xx status code: ")?;
+    match answer.get(..3)? {
+        "401" | "403" => Some(StoreFault::Refused),
+        "404" => Some(StoreFault::NotFound),
         _ => None,
     }
 }
@@ -116,6 +130,16 @@ mod tests {
             (
                 generic(HttpError::new(HttpErrorKind::Decode, *not_found())),
                 StoreFault::Other,
+            ),
+            (
+                generic(io::Error::other(
+                    "Server returned non-2xx status code: 403 Forbidden: <Error>",
+                )),
+                StoreFault::Refused,
+            ),
+            (
+                generic(io::Error::other("Server returned non-2xx status code: 404 Not Found: ")),
+                StoreFault::NotFound,
             ),
             (generic(*not_found()), StoreFault::Other),
         ];
