@@ -26,9 +26,14 @@ pub struct Cluster {
 impl Cluster {
     /// The program that runs `manifest` on `workers` workers and prints its answer as CSV.
     pub fn program(workers: u32, manifest: &str) -> Program {
+        Cluster::program_with(workers, manifest, &["--output", "csv"])
+    }
+
+    /// The same with other arguments.
+    pub fn program_with(workers: u32, manifest: &str, arguments: &[&str]) -> Program {
         let workers = workers.to_string();
-        let arguments = ["run", "--workers", &workers, "--log", LOG, "--output", "csv", "-f", "-"];
-        trireme(arguments).stdin(manifest)
+        let first = ["run", "--workers", &workers, "--log", LOG, "-f", "-"];
+        trireme(first.iter().chain(arguments)).stdin(manifest)
     }
 
     /// Starts it.
@@ -99,7 +104,12 @@ impl Cluster {
 
     /// Blocks until all have ended; returns what was said, and all of the log.
     pub fn wait(self) -> (Output, ClusterLog) {
-        let output = self.running.wait();
+        self.wait_watching(|| {})
+    }
+
+    /// As [`Cluster::wait`]; calls `look` whenever something is said.
+    pub fn wait_watching(self, look: impl FnMut()) -> (Output, ClusterLog) {
+        let output = self.running.wait_watching(look);
         let log = ClusterLog::of(&output.stderr);
         (output, log)
     }

@@ -5,6 +5,7 @@
 //! the end of the process, or on the deadline, whichever comes first. Everything here reports by failing the test.
 #![expect(clippy::panic, reason = "a harness reports by failing the test")]
 
+mod cgroup;
 mod cluster;
 mod dice;
 mod oracle;
@@ -15,9 +16,10 @@ mod scratch;
 
 use std::path::{Path, PathBuf};
 
+pub use cgroup::{MemoryGroup, MemoryUsage, resident_peak, without_cgroups};
 pub use cluster::{Cluster, ClusterLog, Launch, Mark, Place, Worker, with_options};
 pub use dice::Dice;
-pub use oracle::{Engine, answers, compare};
+pub use oracle::{Engine, answers, compare, difference};
 pub use proc::{children, command_line, is_alive, listeners, peak_memory_mib};
 pub use process::{Line, Output, Program, Running, Stream, trireme};
 pub use s3::S3Server;

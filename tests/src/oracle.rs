@@ -10,6 +10,9 @@ use crate::repository;
 /// The first call may install the packages.
 const SETUP_LIMIT: Duration = Duration::from_secs(600);
 
+/// All queries over large data.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(1800);
+
 /// An engine whose answers are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -36,7 +39,7 @@ pub fn answers(engine: Engine, data: &Path, queries: &Path, out: &Path) {
     let folders = folders
         .into_iter()
         .flat_map(|(name, path)| [PathBuf::from(name), path.to_owned()]);
-    let _ = oracle(arguments.chain(folders)).run().succeeded();
+    let _ = oracle(arguments.chain(folders)).limit(ANSWERS_LIMIT).run().succeeded();
 }
 
 /// Fails the test unless `actual` holds the same answers as `expected`; returns the comparer's lines, one per query.
@@ -45,6 +48,19 @@ pub fn compare(expected: &Path, actual: &Path) -> String {
         .run()
         .succeeded()
         .stdout
+}
+
+/// How the answer to one query differs; `None` where it does not.
+pub fn difference(expected: &Path, actual: &Path, query: &str) -> Option<String> {
+    let output = oracle([
+        Path::new("compare"),
+        expected,
+        actual,
+        Path::new("--query"),
+        Path::new(query),
+    ])
+    .run();
+    (!output.status.success()).then_some(output.stdout)
 }
 
 fn oracle<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Program {

@@ -225,12 +225,18 @@ impl Running {
     }
 
     /// Blocks until the process has ended and closed its output.
-    pub fn wait(mut self) -> Output {
+    pub fn wait(self) -> Output {
+        self.wait_watching(|| {})
+    }
+
+    /// As [`Running::wait`]; calls `look` whenever something is said.
+    pub fn wait_watching(mut self, mut look: impl FnMut()) -> Output {
         while self.seen.streams_closed < 2 || self.seen.exited_at.is_none() {
             let deadline = match self.seen.exited_at {
                 Some(exited_at) => exited_at + self.orphans_limit,
                 None => self.started + self.limit,
             };
+            look();
             if self.next(deadline).is_none() {
                 match self.seen.exited_at {
                     Some(_) => panic!("the process ended, but a child of it lives on\n{}", self.story()),

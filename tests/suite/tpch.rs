@@ -13,7 +13,7 @@ use trireme_tests::{Engine, Scratch, answers, batch_job, compare, repository, tr
 const SCHEMA: &str = "sf0_1";
 
 /// Tables and their rows at scale factor 0.1; the specification (clause 4.2.5) gives these numbers, lineitem's for SF 1.
-const TABLES: [(&str, u32); 8] = [
+pub const TABLES: [(&str, u32); 8] = [
     ("customer", 15_000),
     ("lineitem", 600_572),
     ("nation", 25),
@@ -78,7 +78,7 @@ fn check(workers: u32, source: &Source) {
     }
 }
 
-fn queries() -> Vec<(String, String)> {
+pub fn queries() -> Vec<(String, String)> {
     let files = fs::read_dir(query_folder()).unwrap().map(|entry| entry.unwrap().path());
     let mut queries: Vec<_> = files
         .map(|file| {
@@ -93,7 +93,7 @@ fn queries() -> Vec<(String, String)> {
     queries
 }
 
-fn query_folder() -> PathBuf {
+pub fn query_folder() -> PathBuf {
     repository().join("tests/tpch")
 }
 
