@@ -71,6 +71,31 @@ fn a_killed_worker_costs_a_rerun_never_the_answer() {
     );
 }
 
+/// Each attempt deals the rows out anew, so that a reader of one deal beside a reader of another counts some rows twice and
+/// others not at all.
+#[test]
+fn rows_dealt_out_at_random_are_counted_once_each() {
+    let job = Job::get();
+    let sql = "SELECT sum(rows), max(digest) IS NOT NULL FROM (SELECT bucket, count(*) AS rows, md5(CAST(bucket AS VARCHAR)) AS digest \
+               FROM (SELECT CAST(floor(random() * 1000000) AS BIGINT) AS bucket FROM lineitem) GROUP BY bucket)";
+    let manifest = batch_job(sql, &job.tables);
+    let start = || Cluster::start(Cluster::program(2, &manifest));
+    let (calm, _) = start().wait();
+    let answer = calm.succeeded().stdout;
+    let counts = (0..TRIES_MAX).any(|_| {
+        let mut cluster = start();
+        let readers = |log: &ClusterLog| log.launches.iter().filter(|launch| launch.place.stage == 2).count();
+        cluster.wait_until("a reader that is done", |log| readers(log) > 2);
+        let victim = cluster.log().launches.last().unwrap().worker;
+        cluster.signal_worker(victim, Signal::KILL);
+        let (output, _) = cluster.wait();
+        let output = output.succeeded();
+        assert_eq!(output.stdout, answer, "{output}");
+        output.stderr.contains("an output that differs each time is made again")
+    });
+    assert!(counts, "no kill came while some readers were done and others were not");
+}
+
 #[test]
 fn losing_both_workers_waits_for_new_ones() {
     let job = Job::get();
