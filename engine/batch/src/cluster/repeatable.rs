@@ -275,7 +275,7 @@ mod tests {
     /// For each stage of the query, inputs first, whether it is repeatable.
     async fn stages(sql: &str) -> Vec<bool> {
         let config = planning(SessionConfig::new(), 2, MemoryBudget::split(2 << 30).per_slot(1))
-            .with_default_catalog_and_schema(CATALOG, "tiny");
+            .with_default_catalog_and_schema(CATALOG, "sf1");
         let session = SessionContext::new_with_config(config);
         session.register_catalog(CATALOG, Arc::new(TpchCatalog));
         let plan = session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
@@ -286,7 +286,7 @@ mod tests {
 
     #[tokio::test]
     async fn which_rows_a_limit_takes_below_an_exchange_is_chance() {
-        let some = "SELECT o_custkey FROM orders LIMIT 100";
+        let some = "SELECT o_custkey FROM orders LIMIT 100000";
         assert_eq!(
             stages(some).await,
             [true, false],
@@ -340,7 +340,7 @@ mod tests {
             ("count(*)", true),
             ("first_value(o_orderkey)", false),
         ] {
-            let sql = format!("SELECT o_custkey, {function} {over} FROM orders");
+            let sql = format!("SELECT o_orderkey, {function} {over} FROM orders");
             assert_eq!(stages(&sql).await, [true, repeatable], "{function}");
         }
         let rows = "SELECT o_custkey, count(o_clerk) OVER (ORDER BY o_orderdate ROWS 3 PRECEDING) FROM orders";
