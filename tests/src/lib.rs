@@ -20,7 +20,7 @@ pub use cgroup::{MemoryGroup, MemoryUsage, resident_peak, without_cgroups};
 pub use cluster::{Cluster, ClusterLog, Launch, Mark, Place, Worker, with_options};
 pub use dice::Dice;
 pub use oracle::{Engine, answers, compare, difference};
-pub use proc::{children, command_line, is_alive, listeners, peak_memory_mib};
+pub use proc::{children, command_line, is_alive, listeners};
 pub use process::{Line, Output, Program, Running, Stream, trireme};
 pub use s3::S3Server;
 pub use scratch::{Scratch, batch_job};

@@ -84,14 +84,6 @@ fn address(text: &str) -> SocketAddr {
     read().unwrap_or_else(|| panic!("{text:?} is no address"))
 }
 
-/// The most memory that a process has held so far, in MiB; 0 if it has ended.
-pub fn peak_memory_mib(process: Pid) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) / 1024
-}
-
 /// How a process was started: its program's name and arguments.
 pub fn arguments(process: Pid) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{}/cmdline", process.as_raw_nonzero())).unwrap_or_default();

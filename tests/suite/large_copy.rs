@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use trireme_tests::{Cluster, Mark, Scratch, batch_job, peak_memory_mib, trireme};
+use trireme_tests::{Cluster, Mark, Scratch, batch_job, resident_peak, trireme};
 
 /// Small enough for every run of the tests, large enough for a driver to be killed in the middle.
 const SCALE: &str = "0.2";
@@ -62,7 +62,8 @@ fn a_reader_sees_a_large_copy_whole_or_not_at_all() {
             cluster.wait_until("a commit", |log| {
                 log.generation == generation && log.marks.contains(&Mark::Committing)
             });
-            driver_mib.extend(cluster.driver().map(peak_memory_mib));
+            let peak = cluster.driver().and_then(resident_peak);
+            driver_mib.extend(peak.map(|bytes| bytes >> 20));
             assert!(cluster.signal_driver(Signal::KILL));
         }
         let (output, log) = cluster.wait();
