@@ -381,7 +381,7 @@ fn a_record_reads_as_it_always_did() {
     assert_eq!(
         json,
         format!(
-            r#"{{"v":1,"record":"statementDone","index":1,"outcome":{{"kind":"write","writeId":"{id}","location":"s3://lake/out","rows":10,"files":2}}}}"#
+            r#"{{"v":1,"record":"statementDone","index":1,"outcome":{{"kind":"write","writeId":"{id}","location":"s3://lake/out","rows":10,"files":2,"bytes":512}}}}"#
         )
     );
 }
