@@ -8,13 +8,14 @@ use trireme_batch_schedule::{
     Effect, Event, Failure, LossReason, RunError, RunId, StageId, StageOutputs, TaskId, WorkerId,
 };
 
+use crate::deaths::Deaths;
 use crate::scenario::{BadTask, Flavour, Key, Scenario};
 
 /// How often each thing that a seed is meant to provoke was met.
 pub(crate) type Met = BTreeMap<&'static str, u64>;
 
 /// Without all of these the seeds would prove little.
-pub(crate) const TO_BE_MET: [&str; 21] = [
+pub(crate) const TO_BE_MET: [&str; 20] = [
     "loss by silence",
     "loss by death",
     "loss by unreadable outputs",
@@ -30,7 +31,6 @@ pub(crate) const TO_BE_MET: [&str; 21] = [
     "suspect run alone",
     "blamed for poison",
     "blamed for the application",
-    "accident",
     "third death not blamed",
     "cancelled",
     "rolled back",
@@ -50,14 +50,7 @@ pub(crate) struct Checker {
     /// The attempt launched last.
     latest: BTreeMap<Key, TaskId>,
     now_ms: u64,
-    /// For each death under a task since it last finished, whether it was alone.
-    deaths: BTreeMap<Key, Vec<bool>>,
-    /// When a worker died, and under which tasks.
-    died: Vec<(u64, Vec<Key>)>,
-    /// Deaths that spoke for a task when its worker died last.
-    accidents: BTreeMap<Key, usize>,
-    /// Runs with a task that has to be blamed by now.
-    due: BTreeSet<RunId>,
+    deaths: Deaths,
     /// Result partitions that the driver holds, and from which attempt.
     fetched: BTreeMap<(RunId, u32), TaskId>,
     handed_on: BTreeSet<(RunId, u32)>,
@@ -102,9 +95,9 @@ impl Checker {
     pub(crate) fn observe(&mut self, now_ms: u64, event: &Event) {
         self.now_ms = now_ms;
         assert!(
-            self.due.is_subset(&self.ended),
+            self.deaths.due.is_subset(&self.ended),
             "spares a task of one of {:?}",
-            self.due
+            self.deaths.due
         );
         if sender(event).is_some_and(|worker| self.gone.contains(&worker)) {
             self.meet("word from a lost worker");
@@ -121,7 +114,7 @@ impl Checker {
             Event::WorkerDraining { worker } => _ = self.draining.insert(*worker),
             Event::TaskFinished { worker, task, .. } => {
                 if self.report(*worker, *task, AttemptState::Finished) {
-                    self.deaths.remove(&self.attempts[task].key);
+                    self.deaths.clear(self.attempts[task].key);
                 }
             }
             Event::TaskFailed { worker, task, failure } => {
@@ -279,15 +272,14 @@ impl Checker {
             "runs {key:?}, which nobody needs"
         );
         let deaths = &self.deaths;
-        let suspect = |key: &Key| deaths.get(key).is_some_and(|deaths| deaths.len() >= 2);
         let beside: Vec<Key> = self.unreported(worker).map(|attempt| attempt.key).collect();
-        let is_suspect = suspect(&key);
+        let is_suspect = deaths.is_suspect(key);
         assert!(
             !is_suspect || beside.is_empty(),
             "suspect {key:?} is not alone on worker {worker}"
         );
         assert!(
-            !beside.iter().any(suspect),
+            !beside.iter().any(|beside| deaths.is_suspect(*beside)),
             "{key:?} keeps a suspect on worker {worker} company"
         );
 
@@ -417,38 +409,16 @@ impl Checker {
             return;
         }
         let alone = self.filled_slots(worker) == 1;
-        let on_board = self
+        let on_board = |a: &&Attempt| a.worker == worker && a.state == AttemptState::Live;
+        let on_board: Vec<Key> = self
             .attempts
             .values()
-            .filter(|a| a.worker == worker && a.state == AttemptState::Live);
-        let on_board: Vec<Key> = on_board.map(|attempt| attempt.key).collect();
-        for key in &on_board {
-            self.deaths.entry(*key).or_default().push(alone);
-        }
-        self.died.push((self.now_ms, on_board.clone()));
-        for key in on_board {
-            let accidents = self.accidents_beside(key);
-            self.accidents.insert(key, accidents);
-            if self.deaths[&key].len() >= 3 * (1 + accidents) {
-                self.due.insert(key.0);
-            }
-            if accidents > 0 {
-                self.meet("accident");
-                if self.deaths[&key].len() == 3 {
-                    self.meet("third death not blamed");
-                }
-            }
-        }
-    }
-
-    /// Deaths in the last ten minutes without the task, but for those under others of which it is suspected.
-    fn accidents_beside(&self, task: Key) -> usize {
-        let is_suspect =
-            |key: &Key| self.is_live(key.0) && self.deaths.get(key).is_some_and(|deaths| deaths.len() >= 2);
-        let counts = |(at_ms, on_board): &&(u64, Vec<Key>)| {
-            self.now_ms - at_ms <= 600_000 && !on_board.contains(&task) && !on_board.iter().any(is_suspect)
-        };
-        self.died.iter().filter(counts).count()
+            .filter(on_board)
+            .map(|attempt| attempt.key)
+            .collect();
+        let (result_stage, ended) = (&self.result_stage, &self.ended);
+        let is_live = |run| result_stage.contains_key(&run) && !ended.contains(&run);
+        self.deaths.record(self.now_ms, on_board, alone, is_live, &mut self.met);
     }
 
     fn judge_release(&mut self, scenario: &Scenario, worker: WorkerId) {
@@ -498,13 +468,7 @@ impl Checker {
                 deaths,
                 ..
             } => {
-                let books = self.deaths.get(&named(stage, partition)).cloned().unwrap_or_default();
-                let enough = 3
-                    * (1 + self
-                        .accidents
-                        .get(&named(stage, partition))
-                        .copied()
-                        .unwrap_or_default());
+                let (books, enough) = self.deaths.against(named(stage, partition));
                 assert!(
                     *deaths as usize == books.len() && books.len() >= enough && books.last() == Some(&true),
                     "{error}, by the books {books:?} of {enough}"

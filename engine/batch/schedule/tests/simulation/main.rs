@@ -11,6 +11,7 @@
 )]
 
 mod check;
+mod deaths;
 mod dice;
 mod scenario;
 mod toy;
