@@ -36,17 +36,17 @@ struct Death {
 
 impl Deaths {
     pub(crate) fn record(&mut self, at: Millis, on_board: Vec<TaskKey>) {
-        let is_old = |death: &Death| at.since(death.at) > REMEMBERED_MS;
-        while self.recent.len() == REMEMBERED_MAX || self.recent.front().is_some_and(is_old) {
+        if self.recent.len() == REMEMBERED_MAX {
             self.recent.pop_front();
         }
         self.recent.push_back(Death { at, on_board });
     }
 
-    /// Deaths that happened without the task and that no suspect explains, to be asked for right after one was recorded.
-    pub(crate) fn accidents(&self, task: TaskKey, is_suspect: impl Fn(TaskKey) -> bool) -> u32 {
+    /// Deaths of late that happened without the task and that no suspect explains.
+    pub(crate) fn accidents(&self, task: TaskKey, now: Millis, is_suspect: impl Fn(TaskKey) -> bool) -> u32 {
         let explains = |other: &TaskKey| *other == task || is_suspect(*other);
-        let accidents = self.recent.iter().filter(|death| !death.on_board.iter().any(explains));
+        let recent = self.recent.iter().filter(|death| now.since(death.at) <= REMEMBERED_MS);
+        let accidents = recent.filter(|death| !death.on_board.iter().any(explains));
         accidents.count() as u32
     }
 }

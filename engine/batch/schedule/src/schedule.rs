@@ -87,10 +87,14 @@ impl Schedule {
     fn accuse(&mut self, worker: WorkerId, now: Millis) {
         let Some(worker) = self.workers.get(worker) else { return };
         let on_board: Vec<TaskKey> = worker.running.values().copied().collect();
+        let all_known = worker.cancelling.is_empty();
         for key in &on_board {
             self.history(*key).deaths += 1;
         }
-        self.deaths.record(now, on_board.clone());
+        // It may be a cancelled task that killed it: such a death speaks for nobody.
+        if all_known {
+            self.deaths.record(now, on_board.clone());
+        }
         for key in on_board {
             let is_suspect = |other: TaskKey| {
                 let run = self.runs.get(&other.run);
@@ -100,7 +104,7 @@ impl Schedule {
                         .is_suspect(&self.limits)
                 })
             };
-            self.history(key).accidents = self.deaths.accidents(key, is_suspect);
+            self.history(key).accidents = self.deaths.accidents(key, now, is_suspect);
         }
     }
 

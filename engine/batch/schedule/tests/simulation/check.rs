@@ -408,7 +408,7 @@ impl Checker {
         if !matches!(reason, LossReason::Died { .. }) {
             return;
         }
-        let alone = self.filled_slots(worker) == 1;
+        let filled_slots = self.filled_slots(worker) as usize;
         let on_board = |a: &&Attempt| a.worker == worker && a.state == AttemptState::Live;
         let on_board: Vec<Key> = self
             .attempts
@@ -418,7 +418,8 @@ impl Checker {
             .collect();
         let (result_stage, ended) = (&self.result_stage, &self.ended);
         let is_live = |run| result_stage.contains_key(&run) && !ended.contains(&run);
-        self.deaths.record(self.now_ms, on_board, alone, is_live, &mut self.met);
+        self.deaths
+            .record(self.now_ms, on_board, filled_slots, is_live, &mut self.met);
     }
 
     fn judge_release(&mut self, scenario: &Scenario, worker: WorkerId) {

@@ -36,19 +36,21 @@ impl Deaths {
         )
     }
 
-    /// `alone` if nothing else filled a slot, cancelled tasks included.
+    /// Cancelled tasks fill slots too. One of them may have been the cause.
     pub(crate) fn record(
         &mut self,
         now_ms: u64,
         on_board: Vec<Key>,
-        alone: bool,
+        filled_slots: usize,
         is_live: impl Fn(RunId) -> bool,
         met: &mut Met,
     ) {
         for key in &on_board {
-            self.under.entry(*key).or_default().push(alone);
+            self.under.entry(*key).or_default().push(filled_slots == 1);
         }
-        self.all.push((now_ms, on_board.clone()));
+        if on_board.len() == filled_slots {
+            self.all.push((now_ms, on_board.clone()));
+        }
         for key in on_board {
             // Those in the last ten minutes without the task, but for those under others that are suspects.
             let explains = |other: &Key| *other == key || is_live(other.0) && self.is_suspect(*other);

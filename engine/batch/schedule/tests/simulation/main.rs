@@ -26,14 +26,19 @@ use world::World;
 /// A few seconds.
 const SEEDS_DEFAULT: u64 = 10_000;
 
+/// Beyond those, seeds that found a mistake: a worker killed by a task that had been cancelled.
+const SEEDS_KEPT: [u64; 1] = [15_544];
+
 #[test]
 fn no_seed_breaks_it() {
-    let seeds = match number("TRIREME_SIM_SEED") {
-        Some(seed) => seed..=seed,
-        None => 1..=number("TRIREME_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT),
+    let seeds: Vec<u64> = match number("TRIREME_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("TRIREME_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT))
+            .chain(SEEDS_KEPT)
+            .collect(),
     };
     let (mut met, mut events) = (Met::new(), 0);
-    let enough_to_meet_all = seeds.clone().count() as u64 >= SEEDS_DEFAULT;
+    let enough_to_meet_all = seeds.len() as u64 >= SEEDS_DEFAULT;
     for seed in seeds {
         let (met_here, events_here) = simulate(seed);
         met_here
