@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::io;
 
+use ballista_core::error::BallistaError;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
 use datafusion::parquet::errors::ParquetError;
@@ -130,6 +131,13 @@ fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Root<'a>> {
         }
         if let Some(error) = error.downcast_ref::<DataFusionError>() {
             return Some(root(error));
+        }
+        // Ballista's errors name no source.
+        match error.downcast_ref::<BallistaError>() {
+            Some(BallistaError::DataFusionError(error)) => return Some(root(error)),
+            Some(BallistaError::ArrowError(error)) => return Some(Root::Arrow(error)),
+            Some(BallistaError::IoError(error)) => return Some(Root::Io(error)),
+            _ => {}
         }
         if let Some(error) = error.downcast_ref::<ParquetError>() {
             return Some(Root::Parquet(error));

@@ -376,5 +376,9 @@ mod tests {
         assert!(matches!(classify(&query), TaskFailure::Application(problem) if !problem.retry));
         let memory = DataFusionError::ResourcesExhausted("no memory for the hash table".to_owned());
         assert!(matches!(classify(&memory), TaskFailure::Application(problem) if problem.retry));
+        let wrapped = BallistaError::DataFusionError(Box::new(memory)).into_datafusion();
+        assert!(
+            matches!(classify(&wrapped), TaskFailure::Application(problem) if problem.code == ErrorCode::LimitMemory)
+        );
     }
 }
