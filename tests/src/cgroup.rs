@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::Pid;
 
@@ -65,7 +66,10 @@ impl MemoryGroup {
             true => &VERSION_2,
             false => &VERSION_1,
         };
-        let folder = Path::new(files.root).join(format!("trireme-test-{}-{name}", std::process::id()));
+        static GROUPS: AtomicU32 = AtomicU32::new(0);
+        // Tests of one process run at the same time.
+        let (process, number) = (std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed));
+        let folder = Path::new(files.root).join(format!("trireme-test-{process}-{number}-{name}"));
         let group = MemoryGroup { folder, files, limit };
         let made = group.make();
         made.unwrap_or_else(|error| {

@@ -29,7 +29,7 @@ const DRIVER_BYTES: u64 = 512 * MIB;
 /// One query or one export. At scale factor 10 on two cores, a query that spills takes minutes.
 const RUN_LIMIT: Duration = Duration::from_secs(1800);
 
-/// Queries that spill at this limit, and one with a large hash table. The others differ in plan, not in kind.
+/// Two queries that spill at this limit, and the one with the most joins.
 #[test]
 fn a_limit_is_kept_by_spilling() {
     if without_cgroups() {
@@ -38,8 +38,8 @@ fn a_limit_is_kept_by_spilling() {
     let run = Run {
         scale: "1".to_owned(),
         worker_bytes: 512 * MIB,
-        cores: 2,
-        only: ["q09", "q18", "q21"].map(str::to_owned).to_vec(),
+        cores: 1,
+        only: ["q09", "q17", "q18"].map(str::to_owned).to_vec(),
     };
     let table = run.table(&Data::get(&run.scale, &default_folder()));
     assert!(table.failures.is_empty(), "{}", table.text);
