@@ -82,10 +82,10 @@ impl SlotMemory {
         (self.operators / 16).clamp(1 << 20, 10 << 20)
     }
 
-    /// What a shuffle writer buffers before it writes. A quarter, because it also holds the encoded form at its end; more
-    /// than 128 MiB makes nothing faster.
+    /// What a shuffle writer buffers before it writes. A quarter, because it also holds the encoded form at its end, of which
+    /// nobody knows; at most Ballista's 256 MiB.
     pub fn shuffle_buffer_bytes(self) -> u64 {
-        (self.operators / 4).clamp(4 << 20, 128 << 20)
+        (self.operators / 4).clamp(4 << 20, 256 << 20)
     }
 
     /// Blocks of a shuffle that a reader fetches at a time: as many as fit into its half of the share (a join has two
@@ -132,8 +132,8 @@ mod tests {
             (512, 1, 100, 10, 75, 1),
             (768, 1, 166, 10, 124, 1),
             (768, 4, 41, 7, 31, 1),
-            (4096, 1, 938, 10, 128, 4),
-            (64 << 10, 4, 4074, 10, 128, 1),
+            (4096, 1, 938, 10, 256, 4),
+            (64 << 10, 4, 4074, 10, 256, 1),
             (128, 8, 0, 1, 4, 1),
         ] {
             let share = MemoryBudget::split(memory * mib).per_slot(slots);
