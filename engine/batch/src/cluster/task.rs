@@ -302,8 +302,8 @@ pub enum TaskFailure {
     Application(Problem),
 }
 
-/// What a connection says that breaks while its first block is read: Ballista's client passes that on as an Arrow error that
-/// names no output. The worker's loss is told by its own stream, so the attempt only has to be made again.
+/// What a connection says that breaks, where it does not break in a read of a block, which names whose output it was. The
+/// worker's loss is told by its own stream, so the attempt only has to be made again.
 const CONNECTION_LOST: [&str; 4] = [
     "h2 protocol error",
     "error reading a body from connection",
