@@ -8,7 +8,7 @@ use trireme_tests::{Cluster, Output, Program, S3Server, Scratch, batch_job, trir
 
 /// Two parts, one for each worker, and each large enough for several requests: they are of 8 MiB.
 const LARGE: &str = "SELECT * FROM tpch.sf0_1.lineitem";
-const LARGE_TOTALS: &str = "count(*) AS n, sum(l_orderkey) AS keys, sum(l_quantity) AS quantity";
+const LARGE_TOTALS: &str = "count(*) AS n, sum(l_orderkey) AS keys, sum(CAST(l_quantity AS BIGINT)) AS quantity";
 
 /// Runs statements in this process and returns what they print as CSV.
 fn sql(server: &S3Server, statements: &str) -> String {
@@ -162,12 +162,10 @@ fn refusals_say_what_to_do_and_keep_the_secret() {
     let gone = S3Server::start().endpoint();
     for statement in [read, write] {
         let wrong_key = program(&server, statement).variable("AWS_SECRET_ACCESS_KEY", "hunter3-hunter3");
-        let unknown_key = program(&server, statement).variable("AWS_ACCESS_KEY_ID", "NOBODY");
         let no_bucket = program(&server, &elsewhere(statement));
         let no_server = program(&server, statement).variable("AWS_ENDPOINT_URL_S3", &gone);
         for (program, exit, code) in [
             (wrong_key, 5, "CREDENTIALS-REFUSED"),
-            (unknown_key, 5, "CREDENTIALS-REFUSED"),
             (no_bucket, 4, "DATA-NOT-FOUND"),
             (no_server, 6, "NETWORK-UNREACHABLE"),
         ] {

@@ -98,35 +98,43 @@ fn a_destination_with_data_is_kept_unless_told_otherwise() {
 #[test]
 fn a_committed_write_is_left_out_until_all_of_it_is_there() {
     let table = "CREATE EXTERNAL TABLE t (a BIGINT) STORED AS PARQUET LOCATION 't/'";
-    for (insert, sum_after) in [("INSERT INTO", 36), ("INSERT OVERWRITE", 35)] {
+    for (earlier, write, sum, sum_after) in [
+        ("", "INSERT INTO", 0, 35),
+        ("; INSERT INTO t SELECT 1", "INSERT INTO", 1, 36),
+        ("; INSERT INTO t SELECT 1", "INSERT OVERWRITE", 1, 35),
+    ] {
         let scratch = Scratch::new();
         let folder = scratch.path().join("t");
-        let _ = sql(&scratch, "COPY (SELECT 1 AS a) TO 't' STORED AS PARQUET");
-        let old = parts(&folder);
-        let old_bytes = fs::read(folder.join(&old[0])).unwrap();
-        let _ = sql(&scratch, &format!("{table}; {insert} t SELECT 10 UNION ALL SELECT 20"));
+        fs::create_dir(&folder).unwrap();
+        let _ = sql(&scratch, &format!("{table}{earlier}"));
+        let old: Vec<_> = parts(&folder)
+            .into_iter()
+            .map(|part| (fs::read(folder.join(&part)).unwrap(), part))
+            .collect();
+        let _ = sql(&scratch, &format!("{table}; {write} t SELECT 10 UNION ALL SELECT 20"));
 
         // Back to what a driver leaves that dies when the first of two parts is complete.
-        let new: Vec<_> = parts(&folder).into_iter().filter(|part| !old.contains(part)).collect();
+        let is_new = |part: &String| old.iter().all(|(_, old)| old != part);
+        let new: Vec<_> = parts(&folder).into_iter().filter(is_new).collect();
         assert_eq!(new.len(), 2, "{new:?}");
-        fs::write(folder.join(&old[0]), old_bytes).unwrap();
-        fs::remove_file(folder.join("_SUCCESS")).unwrap();
         let pending = folder.join("_trireme/tmp").join(write_of(&new[1]));
-        fs::create_dir_all(&pending).unwrap();
-        fs::rename(folder.join(&new[1]), pending.join(format!("{}.pending", new[1]))).unwrap();
+        let pending = pending.join(format!("{}.pending", new[1]));
+        fs::create_dir_all(pending.parent().unwrap()).unwrap();
+        fs::rename(folder.join(&new[1]), &pending).unwrap();
+        fs::remove_file(folder.join("_SUCCESS")).unwrap();
+        for (bytes, part) in &old {
+            fs::write(folder.join(part), bytes).unwrap();
+        }
 
-        let read = format!("{table}; SELECT sum(a) AS sum FROM t");
+        let read = format!("{table}; SELECT coalesce(sum(a), 0) AS sum FROM t");
         let read = trireme(["sql", "--output", "csv", "-c", &read]).directory(scratch.path());
         let read = read.run().succeeded();
-        assert_eq!(read.stdout, "sum\n1\n", "{insert}\n{read}");
+        assert_eq!(read.stdout, format!("sum\n{sum}\n"), "{write}\n{read}");
         assert!(read.stderr.contains("left out a write"), "{read}");
-        assert!(pending.join(format!("{}.pending", new[1])).is_file(), "a reader wrote");
+        assert!(pending.is_file(), "a reader completed a write\n{read}");
 
-        let printed = sql(
-            &scratch,
-            &format!("{table}; INSERT INTO t SELECT 5; SELECT sum(a) AS sum FROM t"),
-        );
-        assert_eq!(printed, format!("sum\n{sum_after}\n"), "{insert}");
+        let again = format!("{table}; INSERT INTO t SELECT 5; SELECT coalesce(sum(a), 0) AS sum FROM t");
+        assert_eq!(sql(&scratch, &again), format!("sum\n{sum_after}\n"), "{write}");
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, internal_err};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::execution::SessionState;
 use datafusion::execution::cache::Cache;
@@ -59,14 +59,21 @@ impl<'a> Snapshot<'a> {
 
 /// `session`, but for the listing of `url`.
 fn listing_only(session: &SessionState, url: &ListingTableUrl, files: Vec<VisibleFile>) -> Result<SessionState> {
-    let listing = files.into_iter().map(|file| object_meta(url, file));
-    let listing = CachedFileList::new(listing.collect::<Result<_>>()?);
+    // The cache takes no entry without a size, and an empty listing has that of its capacity.
+    let mut listing = Vec::with_capacity(files.len() + 1);
+    for file in files {
+        listing.push(object_meta(url, file)?);
+    }
     let place = TableScopedPath {
         table: url.get_table_ref().clone(),
         path: url.prefix().clone(),
     };
     let cache = DefaultCache::new(usize::MAX);
-    cache.put(&place, listing);
+    cache.put(&place, CachedFileList::new(listing));
+    if !cache.contains_key(&place) {
+        // Without it, the folder would be listed, with parts of writes in it.
+        return internal_err!("the listing of {url} was not kept");
+    }
     let mut runtime = RuntimeEnvBuilder::from_runtime_env(session.runtime_env());
     runtime.cache_manager = runtime
         .cache_manager
