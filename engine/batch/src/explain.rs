@@ -76,7 +76,9 @@ async fn stages(
     );
     let config = cluster_settings(session.copied_config(), slots, memory);
     let state = session.state();
-    let builder = datafusion::execution::SessionStateBuilder::new_from_existing(state).with_config(config.clone());
+    // The catalogs are those of the session; a new default one would take the place of its tables.
+    let keeping = config.clone().with_create_default_catalog_and_schema(false);
+    let builder = datafusion::execution::SessionStateBuilder::new_from_existing(state).with_config(keeping);
     let cluster = SessionContext::new_with_state(builder.build());
     let distributed = cluster.state().create_physical_plan(plan).await.map_err(told)?;
     let _ = writeln!(text, "   On workers with {slots} slots:");
