@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ def check(place: Place, chosen: list[Contender]) -> bool:
         if compared.returncode != 0:
             equal = False
             print(*(line for line in lines if " equal, " not in line), compared.stderr, sep="\n")
-    subprocess.run(["rm", "-r", answers], check=True)
+    shutil.rmtree(answers)
     return equal
 
 

@@ -53,6 +53,26 @@ fn tpch_workers_3() {
     check(3, &Source::files());
 }
 
+/// A stage that reads what another wrote and writes it once more costs a round of tasks for nothing.
+#[test]
+fn tpch_no_stage_only_passes_rows_on() {
+    let statements: Vec<_> = queries().into_iter().map(|(_, sql)| sql).collect();
+    let sql = format!("{}{}", generator_statements("sf1"), statements.join(";\n"));
+    let pictures = trireme(["explain", "-f", "-"])
+        .stdin(batch_job(&sql, ""))
+        .run()
+        .succeeded()
+        .stdout;
+    let mut stages = 0;
+    for picture in pictures.split('┌').skip(1) {
+        let operators: Vec<_> = picture.lines().filter(|line| line.starts_with("   │")).collect();
+        let idle = operators.len() == 2 && operators[1].contains("UnresolvedShuffleExec");
+        assert!(!idle, "{picture}");
+        stages += 1;
+    }
+    assert!(stages > 100, "{pictures}");
+}
+
 /// Runs every query on `workers` worker processes (0: in process) and compares the answers with both oracles.
 fn check(workers: u32, source: &Source) {
     let oracles = Oracles::get();
@@ -93,6 +113,10 @@ pub fn queries() -> Vec<(String, String)> {
     queries
 }
 
+fn generator_statements(schema: &str) -> String {
+    format!("SET datafusion.catalog.default_catalog = 'tpch';\nSET datafusion.catalog.default_schema = '{schema}';\n")
+}
+
 pub fn query_folder() -> PathBuf {
     repository().join("tests/tpch")
 }
@@ -122,11 +146,8 @@ impl Source {
     }
 
     fn generator() -> Source {
-        let statements = format!(
-            "SET datafusion.catalog.default_catalog = 'tpch';\nSET datafusion.catalog.default_schema = '{SCHEMA}';\n"
-        );
         Source {
-            statements,
+            statements: generator_statements(SCHEMA),
             tables: String::new(),
         }
     }

@@ -29,6 +29,7 @@ use datafusion::physical_plan::statistics::StatisticsContext;
 use datafusion::physical_plan::{ExecutionPlan, StatisticsArgs};
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use crate::cluster::BroadcastJoins;
 use crate::memory::SlotMemory;
 
 extensions_options! {
@@ -103,12 +104,15 @@ pub fn all_sorted(mut planner: SessionState) -> SessionState {
     planner
 }
 
-/// DataFusion's rules with ours among them.
+/// DataFusion's rules with ours among them: once build sides are chosen, which of them every task reads on workers, and
+/// then which fit.
 pub fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
     let chosen = rules.iter().position(|rule| rule.name() == "join_selection");
     // Without the rule that chooses build sides, the planner's own choice is what there is to judge.
-    rules.insert(chosen.map_or(0, |index| index + 1), Arc::new(SpillingJoins));
+    let behind = chosen.map_or(0, |index| index + 1);
+    rules.insert(behind, Arc::new(BroadcastJoins));
+    rules.insert(behind + 1, Arc::new(SpillingJoins));
     rules
 }
 

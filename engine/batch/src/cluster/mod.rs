@@ -1,6 +1,7 @@
 //! A job on a driver and workers: plans cut into stages, stages into tasks, tasks given to workers over their control
 //! streams, shuffles between workers over Arrow Flight.
 
+mod broadcast;
 mod clients;
 mod codec;
 mod data_port;
@@ -15,6 +16,7 @@ mod stages;
 mod task;
 mod worker;
 
+pub use broadcast::BroadcastJoins;
 pub use data_port::DataPort;
 pub use driver::{ClusterEngine, ClusterOptions, cluster_settings};
 pub use guard::CANCELLED;
