@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use trireme_core::reload::{Contents, ReadError, Reloading};
+use trireme_spec::limits::Limits;
 
 /// The answer's version of the report; to be sent back as `?after=`.
 pub const REPORT_VERSION_HEADER: HeaderName = HeaderName::from_static("trireme-report-version");
@@ -70,12 +71,12 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// Once a second at most, and after 30 s.
+    /// As the published limits say.
     pub fn new(token_file: Option<PathBuf>) -> Self {
         Self {
             token_file,
-            answer_interval_min: Duration::from_secs(1),
-            answer_wait_max: Duration::from_secs(30),
+            answer_interval_min: Limits::DEFAULT.report_interval_min.get(),
+            answer_wait_max: Limits::DEFAULT.report_wait_max.get(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use trireme_spec::limits::Limits;
+
 /// The bounds of one listener, and of the connections dialled to such listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportLimits {
@@ -14,8 +16,6 @@ pub struct TransportLimits {
     pub connections_max: usize,
     /// Requests open at once on one connection.
     pub streams_max: u32,
-    /// The largest message, either way, bytes. Plans of very wide tables have tens of megabytes.
-    pub message_bytes_max: usize,
     /// The largest set of headers of one request, bytes.
     pub header_bytes_max: u32,
     /// What one stream may have in flight, bytes. One gigabyte a second at 4 ms of round trip needs 4 MiB.
@@ -58,7 +58,6 @@ impl Default for TransportLimits {
             handshakes_max: 64,
             connections_max: 4096,
             streams_max: 1024,
-            message_bytes_max: 64 << 20,
             header_bytes_max: 16 << 10,
             stream_window_bytes: 4 << 20,
             connection_window_bytes: 16 << 20,
@@ -93,7 +92,7 @@ pub struct ControlLimits {
 impl Default for ControlLimits {
     fn default() -> Self {
         Self {
-            message_bytes_max: 64 << 20,
+            message_bytes_max: usize::try_from(Limits::DEFAULT.message_bytes_max.get()).unwrap_or(usize::MAX),
             hello_timeout: Duration::from_secs(5),
             welcome_timeout: Duration::from_secs(30),
             events_max: 1024,

@@ -87,7 +87,7 @@ limits! {
     memory_max: Bytes = Bytes::gib(16 << 10);
     /// Statements of one job. Every one is an entry of the journal and a line of the progress.
     statements_max: u32 = 1_000;
-    /// Rows of a result that are shown in the terminal and the status.
+    /// Rows of a result that a report shows.
     result_preview_rows_max: u32 = 20;
     /// Length of a result's preview, cut at a line.
     result_preview_bytes_max: Bytes = Bytes::kib(8);
@@ -105,17 +105,19 @@ limits! {
     task_attempts_max: u32 = 4;
     /// Workers that may die under the same task before it is blamed; as many more for each that died without it.
     poison_worker_deaths_max: u32 = 3;
-    /// Length of one message between driver and workers. A longer one is refused unread.
+    /// Length of one message on the control stream between driver and worker. A longer one is refused unread.
     message_bytes_max: Bytes = Bytes::mib(16);
     /// Length of the plan of one stage on its way to a worker. It travels in a message, with room for the rest.
     plan_bytes_max: Bytes = Bytes::mib(12);
-    /// Depth of a plan or expression, on arrival. Deeper ones could exhaust the stack of who decodes them.
-    plan_depth_max: u32 = 256;
+    /// Operators of SQL in a row, without a comma or a parenthesis that ends. Planners take time by their square, and stack.
+    sql_operators_max: u32 = 1_000;
+    /// Levels in the encoded plan of one stage: an operator takes two, an expression two. Decoders refuse deeper ones.
+    plan_depth_max: u32 = 100;
     /// A job waits this long without a single worker before it fails.
     executor_wait_max: Period = Period::minutes(5);
-    /// A worker that was told to leave has this long to finish or hand over its tasks.
+    /// A worker that was told to leave has this long until nothing on it is needed; then it leaves all the same.
     drain_grace: Period = Period::seconds(60);
-    /// Disk that one worker may use for shuffles and for what does not fit in memory.
+    /// Disk that one process may use at a time for what does not fit in memory. Shuffle files do not count.
     spill_quota: Bytes = Bytes::gib(64);
 }
 

@@ -1,6 +1,8 @@
 use bytes::Bytes;
+use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Code;
+use trireme_spec::limits::Limits;
 
 use super::*;
 use crate::control::{
@@ -9,7 +11,7 @@ use crate::control::{
 use crate::limits::ControlLimits;
 use crate::wire::driver_message::Body as FromDriver;
 use crate::wire::worker_message::Body as FromWorker;
-use crate::wire::{CancelTask, Heartbeat, Hello, Launch, TaskFinished, WIRE_VERSION, Welcome};
+use crate::wire::{CancelTask, Heartbeat, Hello, Launch, TaskFinished, WIRE_VERSION, Welcome, WorkerMessage};
 
 /// A driver that accepts control streams, and whatever they report.
 struct Driver {
@@ -297,6 +299,143 @@ async fn a_message_over_the_drivers_limit_ends_the_stream_of_its_sender() {
         .unwrap();
 
     assert!(matches!(driver.closed(connection).await, CloseCause::Lost { .. }));
+}
+
+/// What `trireme explain --limits` prints is what the port does.
+#[tokio::test]
+async fn the_published_limit_of_a_message_holds_both_ways() {
+    let mut driver = Driver::start(ControlLimits::default()).await;
+    let published = usize::try_from(Limits::DEFAULT.message_bytes_max.get()).unwrap();
+    let attaching = {
+        let (dialer, address) = (driver.job.dialer(Role::Worker, "w1"), driver.listening.at());
+        let lavish = ControlLimits {
+            message_bytes_max: usize::MAX,
+            ..ControlLimits::default()
+        };
+        tokio::spawn(async move {
+            let channel = dialer.connect(&address, Role::Driver).await.unwrap();
+            attach(channel, hello("w1"), &lavish).await
+        })
+    };
+    let ControlEvent::Attached { connection, link, .. } = driver.event().await else {
+        panic!("attached comes first")
+    };
+    link.send(FromDriver::Welcome(Welcome::default())).unwrap();
+    let worker = within(attaching).await.unwrap().unwrap();
+
+    let sent = link.send(launch(1, published));
+    assert!(matches!(sent, Err(SendError::TooLarge { .. })), "{sent:?}");
+    let output = Bytes::from(vec![7; published]);
+    let too_long = FromWorker::TaskFinished(TaskFinished { task: 1, output });
+    worker.link.send(too_long).await.unwrap();
+
+    assert!(matches!(driver.closed(connection).await, CloseCause::Lost { .. }));
+}
+
+/// A peer with a certificate of the job may still send anything: whatever it is, the driver lives and serves others.
+#[tokio::test]
+async fn bytes_that_are_no_message_end_the_stream_of_their_sender_only() {
+    let mut driver = Driver::start(ControlLimits::default()).await;
+    let (_, brisk_link, mut brisk) = driver.welcome("brisk").await;
+    for seed in 0..64_u64 {
+        let dialer = driver.job.dialer(Role::Worker, "rogue");
+        let channel = dialer.connect(&driver.listening.at(), Role::Driver).await.unwrap();
+        let stream = tokio_stream::iter([
+            Raw(WorkerMessage::from(FromWorker::Hello(hello("rogue"))).encode_to_vec()),
+            Raw(noise(seed)),
+        ]);
+        let mut client = tonic::client::Grpc::new(channel);
+        within(client.ready()).await.unwrap();
+        let path = ::http::uri::PathAndQuery::from_static("/trireme.control.v1.Control/Attach");
+        // Refused at once or after the driver has said something: either way it ends.
+        let rogue = tokio::spawn(async move {
+            let answer = client.streaming(tonic::Request::new(stream), path, RawCodec).await;
+            if let Ok(answer) = answer {
+                let mut answer = answer.into_inner();
+                while let Ok(Some(())) = answer.message().await {}
+            }
+        });
+        let ControlEvent::Attached { connection, link, .. } = driver.event().await else {
+            panic!("attached comes first, seed {seed}")
+        };
+        loop {
+            match driver.event().await {
+                // Bytes may happen to be a message.
+                ControlEvent::Message { .. } => {}
+                ControlEvent::Closed { connection: closed, .. } => {
+                    assert_eq!(closed, connection, "seed {seed}");
+                    break;
+                }
+                other @ ControlEvent::Attached { .. } => panic!("{other:?}, seed {seed}"),
+            }
+        }
+        drop(link);
+        within(rogue).await.unwrap();
+    }
+    brisk_link.send(launch(1, 10)).unwrap();
+    assert_eq!(within(brisk.inbox.next()).await.unwrap(), Some(launch(1, 10)));
+}
+
+/// A message as bytes, whatever they are.
+struct Raw(Vec<u8>);
+
+struct RawCodec;
+
+impl tonic::codec::Codec for RawCodec {
+    type Encode = Raw;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for RawCodec {
+    type Item = Raw;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, Raw(bytes): Raw, buffer: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        bytes::BufMut::put_slice(buffer, &bytes);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for RawCodec {
+    type Item = ();
+    type Error = tonic::Status;
+
+    fn decode(&mut self, buffer: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<()>, tonic::Status> {
+        bytes::Buf::advance(buffer, bytes::Buf::remaining(buffer));
+        Ok(Some(()))
+    }
+}
+
+/// A true message with some of its bytes changed, cut, or repeated; xorshift64* from the seed.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut next = move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        usize::try_from(state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap()
+    };
+    let mut bytes = WorkerMessage::from(finished(7)).encode_to_vec();
+    for _ in 0..=next() % 4 {
+        let place = next() % bytes.len();
+        match next() % 4 {
+            0 => bytes[place] = u8::try_from(next() % 256).unwrap(),
+            1 => bytes[place] ^= 0x80,
+            2 => bytes.truncate(place.max(1)),
+            _ => bytes.extend_from_within(place..),
+        }
+    }
+    bytes
 }
 
 #[tokio::test]
