@@ -4,6 +4,7 @@
 //! and [`cluster`]; [`sink`] is how rows become files, [`journal`] what a driver leaves to the next. What is decided without I/O lies in crates of its own:
 //! `trireme-batch-schedule` (which task runs where) and `trireme-batch-durable` (what is committed).
 
+mod causes;
 pub mod cluster;
 pub mod engine;
 pub mod explain;
@@ -12,6 +13,7 @@ pub mod joins;
 pub mod journal;
 pub mod local;
 pub mod memory;
+mod operators;
 pub mod panics;
 mod pool;
 pub mod problems;

@@ -1,18 +1,19 @@
 //! Errors of DataFusion, Arrow, Parquet and the object stores, told in Trireme's terms.
 //!
 //! One function looks for the innermost cause that says whose fault it is. Where a library only leaves text, the text is
-//! matched here and nowhere else.
+//! matched here and nowhere else, but for one text of a broken connection (`cluster::task`).
 
 use std::error::Error;
 use std::io;
 
-use ballista_core::error::BallistaError;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use trireme_core::store::{StoreError, StoreFault};
 use trireme_spec::problem::{ErrorCode, Location, Problem};
+
+use crate::causes::chain;
 
 /// What `error` means for the person who wrote the job. `source` names the text that spans in the error refer to.
 pub fn problem_of(error: &DataFusionError, source: &str) -> Problem {
@@ -72,7 +73,7 @@ fn of_known(root: Root<'_>) -> Problem {
 
 /// What `error` means, found by looking for a cause that we know.
 pub fn problem_of_cause(error: &(dyn Error + 'static)) -> Problem {
-    of_root(known(error).unwrap_or(Root::Other(error)))
+    of_root(root(error))
 }
 
 /// A [`Problem`] as an error, so that it can travel through DataFusion's streams unchanged.
@@ -85,11 +86,9 @@ pub fn told(problem: Problem) -> DataFusionError {
     DataFusionError::External(Box::new(Told(problem)))
 }
 
-fn carried(error: &DataFusionError) -> Option<&Problem> {
-    match error.find_root() {
-        DataFusionError::External(inner) => inner.downcast_ref::<Told>().map(|told| &told.0),
-        _ => None,
-    }
+/// A problem that is on its way through DataFusion.
+pub fn carried<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Problem> {
+    chain(error).find_map(|cause| cause.downcast_ref::<Told>().map(|told| &told.0))
 }
 
 enum Root<'a> {
@@ -102,55 +101,37 @@ enum Root<'a> {
     Other(&'a (dyn Error + 'static)),
 }
 
-/// The innermost error of a kind that we know.
-fn root(error: &DataFusionError) -> Root<'_> {
-    match error.find_root() {
-        DataFusionError::External(inner) => known(inner.as_ref()).unwrap_or(Root::Other(inner.as_ref())),
-        DataFusionError::ArrowError(inner, _) => match inner.as_ref() {
-            ArrowError::ExternalError(inner) => known(inner.as_ref()).unwrap_or(Root::Other(inner.as_ref())),
-            inner => Root::Arrow(inner),
-        },
-        DataFusionError::ParquetError(inner) => match inner.as_ref() {
-            ParquetError::External(inner) => known(inner.as_ref()).unwrap_or(Root::Other(inner.as_ref())),
-            inner => Root::Parquet(inner),
-        },
-        DataFusionError::ObjectStore(inner) => Root::Store(inner),
-        DataFusionError::IoError(inner) => Root::Io(inner),
-        other => Root::DataFusion(other),
+/// The first cause that says what is wrong, and not only that something inside it is; from DataFusion's innermost error on,
+/// because streams of other libraries carry its errors too.
+fn root<'a>(error: &'a (dyn Error + 'static)) -> Root<'a> {
+    let causes: Vec<_> = chain(error).collect();
+    let innermost = causes.iter().rposition(|cause| cause.is::<DataFusionError>());
+    let mut wrapper = None;
+    for &cause in &causes[innermost.unwrap_or(0)..] {
+        if let Some(error) = cause.downcast_ref::<object_store::Error>() {
+            return Root::Store(error);
+        }
+        if let Some(error) = cause.downcast_ref::<StoreError>() {
+            return Root::Location(error);
+        }
+        match cause.downcast_ref::<ParquetError>() {
+            Some(ParquetError::External(_)) | None => {}
+            Some(error) => return Root::Parquet(error),
+        }
+        match cause.downcast_ref::<ArrowError>() {
+            Some(ArrowError::ExternalError(_) | ArrowError::IoError(..)) | None => {}
+            Some(error) => return Root::Arrow(error),
+        }
+        match cause.downcast_ref::<io::Error>() {
+            Some(error) if error.get_ref().is_none() => return Root::Io(error),
+            Some(error) => wrapper = Some(Root::Io(error)),
+            None => {}
+        }
+        if let Some(error) = cause.downcast_ref::<DataFusionError>() {
+            wrapper = Some(Root::DataFusion(error));
+        }
     }
-}
-
-fn known<'a>(error: &'a (dyn Error + 'static)) -> Option<Root<'a>> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<object_store::Error>() {
-            return Some(Root::Store(error));
-        }
-        if let Some(error) = error.downcast_ref::<StoreError>() {
-            return Some(Root::Location(error));
-        }
-        if let Some(error) = error.downcast_ref::<DataFusionError>() {
-            return Some(root(error));
-        }
-        // Ballista's errors name no source.
-        match error.downcast_ref::<BallistaError>() {
-            Some(BallistaError::DataFusionError(error)) => return Some(root(error)),
-            Some(BallistaError::ArrowError(error)) => return Some(Root::Arrow(error)),
-            Some(BallistaError::IoError(error)) => return Some(Root::Io(error)),
-            _ => {}
-        }
-        if let Some(error) = error.downcast_ref::<ParquetError>() {
-            return Some(Root::Parquet(error));
-        }
-        if let Some(error) = error.downcast_ref::<ArrowError>() {
-            return Some(Root::Arrow(error));
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Some(Root::Io(error));
-        }
-        next = error.source();
-    }
-    None
+    wrapper.unwrap_or(Root::Other(error))
 }
 
 fn of_datafusion(error: &DataFusionError) -> Problem {
@@ -167,7 +148,7 @@ fn of_datafusion(error: &DataFusionError) -> Problem {
         DataFusionError::SchemaError(schema, _) => of_schema(schema),
         DataFusionError::NotImplemented(_) => Problem::new(ErrorCode::SqlUnsupported, text),
         DataFusionError::Plan(_) | DataFusionError::Configuration(_) => of_plan(text),
-        DataFusionError::Execution(_) => of_execution(text),
+        DataFusionError::Execution(_) => Problem::new(ErrorCode::SqlExecution, text),
         _ if text.contains("failed to parse") => malformed(text),
         DataFusionError::ResourcesExhausted(_) => of_exhaustion(error.message().into_owned()),
         _ => Problem::new(ErrorCode::Internal, text),
@@ -226,13 +207,6 @@ fn of_schema(error: &SchemaError) -> Problem {
     }
 }
 
-fn of_execution(text: String) -> Problem {
-    if text.contains(crate::cluster::CANCELLED) {
-        return Problem::new(ErrorCode::Cancelled, text);
-    }
-    Problem::new(ErrorCode::SqlExecution, text)
-}
-
 fn of_exhaustion(text: String) -> Problem {
     let text = text.replace('\n', " ");
     if text.contains("disk") || text.contains("temp") || text.contains("spill file") {
@@ -273,8 +247,9 @@ fn malformed(text: String) -> Problem {
 
 fn of_io(error: &io::Error) -> Problem {
     match error.kind() {
-        io::ErrorKind::NotFound => Problem::new(ErrorCode::DataNotFound, error.to_string())
-            .remedy("check the location; relative paths start at the folder that the command is run in"),
+        io::ErrorKind::NotFound => Problem::new(ErrorCode::DataNotFound, error.to_string()).remedy(
+            "check the location; relative paths start at the manifest's folder, without one at the working folder",
+        ),
         io::ErrorKind::PermissionDenied => Problem::new(ErrorCode::CredentialsRefused, error.to_string())
             .remedy("give the user that runs the process the right to this file"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -291,8 +266,9 @@ fn of_io(error: &io::Error) -> Problem {
 fn of_store(error: &object_store::Error) -> Problem {
     let text = store_text(&error.to_string());
     match StoreFault::of(error) {
-        StoreFault::NotFound => Problem::new(ErrorCode::DataNotFound, text)
-            .remedy("check the location; relative paths start at the folder that the command is run in"),
+        StoreFault::NotFound => Problem::new(ErrorCode::DataNotFound, text).remedy(
+            "check the location; relative paths start at the manifest's folder, without one at the working folder",
+        ),
         StoreFault::Refused => Problem::new(ErrorCode::CredentialsRefused, text)
             .remedy("check the credentials and what they permit at this location"),
         StoreFault::Unreachable => Problem::new(ErrorCode::NetworkUnreachable, text)
@@ -369,7 +345,11 @@ fn sql_text(text: &str) -> String {
 
 /// The first line, as a phrase: libraries append backtraces and advice to report bugs to them.
 fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default().trim_end_matches('.');
+    let line = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(['.', ':', ' ']);
     let mut letters = line.chars();
     match (letters.next(), letters.clone().next()) {
         // A capital alone begins a sentence; two in a row begin a name.

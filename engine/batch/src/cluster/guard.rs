@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -14,6 +14,9 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::future::ready;
 use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use crate::problems::told;
 
 /// Passes its input through until the token is cancelled.
 #[derive(Debug)]
@@ -71,19 +74,18 @@ impl ExecutionPlan for TaskGuardExec {
         let schema = input.schema();
         let token = self.cancel.clone();
         // The error after the cut keeps the writer from taking a cut stream for a complete one.
-        let end = stream::once(async move { token.is_cancelled() })
-            .filter_map(|cut| ready(cut.then(|| Err(DataFusionError::Execution(CANCELLED.to_owned())))));
+        let end = stream::once(async move { token.is_cancelled() }).filter_map(|cut| {
+            ready(cut.then(|| Err(told(Problem::new(ErrorCode::Cancelled, "the task was cancelled")))))
+        });
         let guarded = input.take_until(self.cancel.clone().cancelled_owned()).chain(end);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, guarded)))
     }
 }
 
-/// The message of a cancelled task's error.
-pub const CANCELLED: &str = "the task was cancelled";
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problems::carried;
     use crate::tpch::{Table, TpchScan};
     use datafusion::prelude::SessionContext;
 
@@ -110,6 +112,6 @@ mod tests {
         let Some(Err(error)) = rest.last() else {
             panic!("the stream must end in an error")
         };
-        assert!(error.to_string().contains(CANCELLED), "{error}");
+        assert_eq!(carried(error).map(|problem| problem.code), Some(ErrorCode::Cancelled));
     }
 }

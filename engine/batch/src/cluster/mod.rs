@@ -15,10 +15,10 @@ mod settings;
 mod stages;
 mod task;
 mod worker;
+mod worker_facts;
 
 pub use broadcast::BroadcastJoins;
 pub use data_port::DataPort;
 pub use driver::{ClusterEngine, ClusterOptions, cluster_settings};
-pub use guard::CANCELLED;
 pub use stages::PlannedStage;
 pub use worker::{Ended, Worker, WorkerError};

@@ -3,11 +3,14 @@
 //! Output files are named after the attempt, which is unique for the driver's life, so that two attempts never share a file.
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ballista_core::JobId;
 use ballista_core::client_pool::BallistaClientPool;
+use ballista_core::error::BallistaError;
 use ballista_core::execution_plans::{
     ShuffleReaderExec, ShuffleWriterExec, SortShuffleWriterExec, compute_global_output_partition_ids,
 };
@@ -17,6 +20,7 @@ use ballista_core::serde::scheduler::{
 };
 use ballista_scheduler::planner::remove_unresolved_shuffles;
 use bytes::Bytes;
+use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::TaskContext;
@@ -25,13 +29,15 @@ use tokio_util::sync::CancellationToken;
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 
 use super::codec::PlanCodec;
-use super::guard::{CANCELLED, TaskGuardExec};
+use super::guard::TaskGuardExec;
 use super::metadata::read_written_partitions;
 use super::reads::ShuffleReadExec;
 use super::restrict::restrict;
+use crate::causes::chain;
 use crate::engine::PlanCounters;
 use crate::local::{add_operator, partition_count};
 use crate::memory::SlotMemory;
+use crate::problems::{Told, causes};
 use crate::sink::PartSinkExec;
 use crate::statements::statement_problem;
 
@@ -61,6 +67,9 @@ pub struct TaskOrder {
     pub task: u64,
     #[prost(message, repeated, tag = "5")]
     pub inputs: Vec<StageInput>,
+    /// The job's name, for logs.
+    #[prost(string, tag = "6")]
+    pub job: String,
 }
 
 /// The outputs of one earlier stage.
@@ -128,7 +137,7 @@ pub struct TaskEnvironment {
 /// Runs one attempt to its end.
 ///
 /// # Errors
-/// Whatever the plan fails with, and `Execution("cancelled")` once `cancel` fires.
+/// Whatever the plan fails with, and a problem of code `CANCELLED` once `cancel` fires.
 pub async fn run_task(
     order: &TaskOrder,
     plan: &[u8],
@@ -302,83 +311,171 @@ pub enum TaskFailure {
     Application(Problem),
 }
 
-/// What a connection says that breaks, where it does not break in a read of a block, which names whose output it was. The
-/// worker's loss is told by its own stream, so the attempt only has to be made again.
-const CONNECTION_LOST: [&str; 4] = [
-    "h2 protocol error",
-    "error reading a body from connection",
-    "transport error",
-    "without sending TLS close_notify",
-];
-
-/// Sorts a failed attempt's error into who is at fault.
+/// Sorts a failed attempt's error into who is at fault: by the first of its causes that says so.
 pub fn classify(error: &DataFusionError) -> TaskFailure {
-    let message = error.to_string();
-    if let Some((worker, task)) = unreadable_output(&message) {
-        return TaskFailure::Fetch { worker, task, message };
-    }
-    if message.contains(CANCELLED) {
-        return TaskFailure::Cancelled;
-    }
-    if CONNECTION_LOST.iter().any(|words| message.contains(words)) {
-        return TaskFailure::Infrastructure { message };
+    let message = || causes(error);
+    for cause in chain(error) {
+        if let Some(ballista) = cause.downcast_ref::<BallistaError>() {
+            match ballista {
+                BallistaError::FetchFailed(from, ..) => {
+                    let message = message();
+                    return match attempt_of(from) {
+                        Some((worker, task)) => TaskFailure::Fetch { worker, task, message },
+                        None => TaskFailure::Infrastructure { message },
+                    };
+                }
+                BallistaError::GrpcConnectionError(_) | BallistaError::GrpcActionError(_) => {
+                    return TaskFailure::Infrastructure { message: message() };
+                }
+                _ => {}
+            }
+        }
+        // Storage has connections too; whether another attempt may help there is for its problem to say.
+        if cause.is::<object_store::Error>() || cause.is::<Told>() {
+            break;
+        }
+        if is_connection(cause) {
+            return TaskFailure::Infrastructure { message: message() };
+        }
     }
     let problem = statement_problem(error);
     match (problem.code, problem.code.class()) {
-        (ErrorCode::LimitSpill, _) => TaskFailure::Infrastructure { message },
+        (ErrorCode::Cancelled, _) => TaskFailure::Cancelled,
+        (ErrorCode::LimitSpill, _) => TaskFailure::Infrastructure { message: message() },
         // Less may run beside the next attempt.
         (ErrorCode::LimitMemory, _) | (_, ErrorClass::Network) => TaskFailure::Application(problem.retryable(true)),
         _ => TaskFailure::Application(problem.retryable(false)),
     }
 }
 
-/// Reads worker and attempt out of the message of a failed fetch. The error may have been wrapped by any operator above
-/// the reader; its message survives wrapping, its type does not.
-fn unreadable_output(message: &str) -> Option<(u64, u64)> {
-    let (_, rest) = message.split_once("Shuffle fetch partition error from Executor ")?;
-    let (worker, task) = rest.split_once(',')?.0.split_once('/')?;
+/// How the text of a [`tonic::Status`] begins.
+const STATUS_TEXT: &str = "code: '";
+
+/// Whether a connection to another process of the job is what failed. That the peer is lost is told by its own stream, so the
+/// attempt only has to be made again.
+fn is_connection(cause: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected, TimedOut,
+        };
+        let kinds = [
+            BrokenPipe,
+            ConnectionAborted,
+            ConnectionRefused,
+            ConnectionReset,
+            NotConnected,
+            TimedOut,
+        ];
+        return kinds.contains(&error.kind());
+    }
+    // The one place where a type is lost: Ballista's client makes a text of a status that comes after the first block
+    // (`execute_do_action_with_header`). No decoder of Arrow says anything that begins like one.
+    if let Some(ArrowError::IpcError(text)) = cause.downcast_ref::<ArrowError>() {
+        return text.starts_with(STATUS_TEXT);
+    }
+    cause.is::<tonic::Status>() || cause.is::<tonic::transport::Error>()
+}
+
+/// Worker and attempt in the name that [`location`] gives to an output.
+fn attempt_of(executor: &str) -> Option<(u64, u64)> {
+    let (worker, task) = executor.split_once('/')?;
     Some((worker.parse().ok()?, task.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ballista_core::error::BallistaError;
+    use crate::problems::told;
+    use datafusion::common::exec_datafusion_err;
 
-    #[test]
-    fn a_failed_fetch_names_worker_and_attempt_however_deep_it_is_wrapped() {
-        let fetch = BallistaError::FetchFailed("7/42".to_owned(), 1, 3, "connection refused".to_owned());
-        let error = fetch
-            .into_datafusion()
-            .context("while sorting")
-            .context("while joining");
-        let shared = DataFusionError::Shared(Arc::new(error));
-        assert!(
-            matches!(
-                classify(&shared),
-                TaskFailure::Fetch {
-                    worker: 7,
-                    task: 42,
-                    ..
-                }
-            ),
-            "{shared}"
-        );
+    /// Every error as it is, and as the operators between a reader and the end of its stage wrap it.
+    fn kinds(error: impl Fn() -> DataFusionError) -> Vec<String> {
+        let wrapped = [
+            error(),
+            error().context("while sorting").context("while joining"),
+            DataFusionError::Shared(Arc::new(error())),
+            BallistaError::from(error()).into_datafusion(),
+            DataFusionError::Shared(Arc::new(BallistaError::from(error()).into_datafusion())),
+        ];
+        let mut kinds: Vec<_> = wrapped.iter().map(|error| kind(&classify(error))).collect();
+        kinds.dedup();
+        kinds
+    }
+
+    fn kind(failure: &TaskFailure) -> String {
+        match failure {
+            TaskFailure::Fetch { worker, task, .. } => format!("fetch from {worker} of {task}"),
+            TaskFailure::Infrastructure { .. } => "infrastructure".to_owned(),
+            TaskFailure::Cancelled => "cancelled".to_owned(),
+            TaskFailure::Application(problem) => format!("{} retry={}", problem.code, problem.retry),
+        }
+    }
+
+    fn ballista(error: BallistaError) -> DataFusionError {
+        error.into_datafusion()
+    }
+
+    fn ipc(text: &str) -> DataFusionError {
+        ArrowError::IpcError(text.to_owned()).into()
+    }
+
+    fn io(kind: io::ErrorKind) -> DataFusionError {
+        DataFusionError::IoError(kind.into())
+    }
+
+    fn store(source: impl Error + Send + Sync + 'static) -> DataFusionError {
+        DataFusionError::ObjectStore(Box::new(object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(source),
+        }))
     }
 
     #[test]
-    fn faults_are_told_apart() {
-        let cancelled = DataFusionError::Execution(CANCELLED.to_owned());
-        assert!(matches!(classify(&cancelled), TaskFailure::Cancelled));
-        let cut = DataFusionError::Execution("Ipc error: h2 protocol error: error reading a body".to_owned());
-        assert!(matches!(classify(&cut), TaskFailure::Infrastructure { .. }));
-        let query = DataFusionError::Execution("divide by zero".to_owned());
-        assert!(matches!(classify(&query), TaskFailure::Application(problem) if !problem.retry));
-        let memory = DataFusionError::ResourcesExhausted("no memory for the hash table".to_owned());
-        assert!(matches!(classify(&memory), TaskFailure::Application(problem) if problem.retry));
-        let wrapped = BallistaError::DataFusionError(Box::new(memory)).into_datafusion();
-        assert!(
-            matches!(classify(&wrapped), TaskFailure::Application(problem) if problem.code == ErrorCode::LimitMemory)
-        );
+    fn whoever_is_at_fault_is_found_however_deep_it_is_wrapped() {
+        let status = || tonic::Status::unavailable("error reading a body from connection");
+        let fetch = |from: &str| ballista(BallistaError::FetchFailed(from.to_owned(), 1, 3, "refused".to_owned()));
+        let cancelled = || told(Problem::new(ErrorCode::Cancelled, "the task was cancelled"));
+        let cases: &[(&dyn Fn() -> DataFusionError, &str)] = &[
+            (&|| fetch("7/42"), "fetch from 7 of 42"),
+            (&|| fetch("nobody of ours"), "infrastructure"),
+            (&|| ballista(status().into()), "infrastructure"),
+            (
+                &|| ballista(BallistaError::GrpcConnectionError("refused".to_owned())),
+                "infrastructure",
+            ),
+            (&|| DataFusionError::External(Box::new(status())), "infrastructure"),
+            (&|| ipc(&status().to_string()), "infrastructure"),
+            (&|| io(io::ErrorKind::ConnectionReset), "infrastructure"),
+            (
+                &|| ArrowError::IoError(String::new(), io::ErrorKind::BrokenPipe.into()).into(),
+                "infrastructure",
+            ),
+            (&|| io(io::ErrorKind::StorageFull), "infrastructure"),
+            (&cancelled, "cancelled"),
+            (
+                &|| store(io::Error::from(io::ErrorKind::ConnectionReset)),
+                "NETWORK-UNREACHABLE retry=true",
+            ),
+            (&|| ipc("not an Arrow file"), "DATA-MALFORMED retry=false"),
+            (&|| ArrowError::DivideByZero.into(), "SQL-EXECUTION retry=false"),
+            (
+                &|| exec_datafusion_err!("h2 protocol error, said a user's function"),
+                "SQL-EXECUTION retry=false",
+            ),
+            (
+                &|| DataFusionError::ResourcesExhausted("no memory".to_owned()),
+                "LIMIT-MEMORY retry=true",
+            ),
+            (
+                &|| {
+                    let memory = DataFusionError::ResourcesExhausted("no memory".to_owned());
+                    ballista(BallistaError::DataFusionError(Box::new(memory)))
+                },
+                "LIMIT-MEMORY retry=true",
+            ),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(kinds(error), [*expected], "{:?}", error());
+        }
     }
 }
