@@ -8,14 +8,25 @@ mod output;
 mod process;
 
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Parser;
 
 use crate::args::Args;
+use crate::process::STACK_BYTES;
+
+/// The exit code of a bug of ours.
+const EXIT_INTERNAL: u8 = 70;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    commands::dispatch(Args::parse())
+    // Planners recurse as deep as statements may nest; how much stack a first thread has is the system's choice.
+    let main = thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
+    match main.spawn(|| commands::dispatch(Args::parse())) {
+        // A panic has been told by its hook.
+        Ok(main) => main.join().unwrap_or(ExitCode::from(EXIT_INTERNAL)),
+        Err(_) => commands::dispatch(Args::parse()),
+    }
 }

@@ -18,6 +18,10 @@ use crate::args::{ResourceArgs, StoreArgs};
 /// Exit code of a process that a second Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
+/// Stack of each thread that plans or runs plans, taken only when it is used. A statement within the limits was planned in a
+/// tenth of it.
+pub const STACK_BYTES: usize = 64 << 20;
+
 /// Threads for `cores` tasks.
 ///
 /// # Errors
@@ -26,6 +30,7 @@ pub fn runtime(cores: usize) -> Result<Runtime, Problem> {
     Builder::new_multi_thread()
         .worker_threads(cores)
         .thread_name("trireme")
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .map_err(|error| Problem::new(ErrorCode::Internal, format!("no threads could be started: {error}")))

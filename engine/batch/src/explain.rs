@@ -25,7 +25,7 @@ pub async fn explain(
     slots: usize,
     memory: SlotMemory,
 ) -> Result<String, Problem> {
-    let parsed = statements::parse(&order.sql, order.limits.statements_max as usize)?;
+    let parsed = statements::parse(&order.sql, &order.limits)?;
     for table in &order.tables {
         tables::register(session, table).await?;
     }

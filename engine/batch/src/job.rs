@@ -163,7 +163,7 @@ impl Job {
     }
 
     async fn run_statements(&self, mut journal: Option<&mut JobJournal>) -> Result<(), Problem> {
-        let statements = statements::parse(&self.order.sql, self.order.limits.statements_max as usize)?;
+        let statements = statements::parse(&self.order.sql, &self.order.limits)?;
         for table in &self.order.tables {
             tables::register(&self.session, table).await?;
         }

@@ -35,7 +35,7 @@ impl JobJournal {
     /// A storage that cannot be used, a damaged journal, a job that was edited since its run began.
     pub async fn open(stores: &StoreFactory, storage: &str, run: &str, order: &JobOrder) -> Result<Self, Problem> {
         let store = store_at(stores, storage, run)?;
-        let statements = statements::parse(&order.sql, order.limits.statements_max as usize)?;
+        let statements = statements::parse(&order.sql, &order.limits)?;
         let statements: Vec<_> = statements.iter().map(|sql| of_statement(&sql.to_string())).collect();
         let opening = Journal::open(store, of_job(order), &crate::incarnation()).await;
         let opening = opening.map_err(|error| journal_problem(&error))?;

@@ -7,8 +7,13 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use crate::operators;
 use crate::problems::problem_of;
 
 /// The name by which error messages refer to a job's SQL text.
@@ -17,12 +22,17 @@ pub const SOURCE: &str = "spec.sql";
 /// Splits `sql` into statements.
 ///
 /// # Errors
-/// Text that does not parse, no statement at all, more than `statements_max`.
-pub fn parse(sql: &str, statements_max: usize) -> Result<Vec<Statement>, Problem> {
-    let statements = DFParserBuilder::new(sql)
+/// Text that does not parse, no statement at all, more statements or more operators in a row than `limits` allow.
+pub fn parse(sql: &str, limits: &Limits) -> Result<Vec<Statement>, Problem> {
+    let told = |error: DataFusionError| problem_of(&error, SOURCE);
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
+    let tokens = tokens.map_err(|error| told(ParserError::from(error).into()))?;
+    operators::check(&tokens, limits.sql_operators_max as usize)?;
+    let statements = DFParserBuilder::new(tokens)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|error| problem_of(&error, SOURCE))?;
+        .map_err(told)?;
+    let statements_max = limits.statements_max as usize;
     if statements.is_empty() {
         return Err(Problem::new(ErrorCode::SqlSyntax, "the job has no statement")
             .remedy("write at least one statement into spec.sql"));
@@ -154,7 +164,7 @@ mod tests {
 
     #[test]
     fn text_is_split_at_semicolons_outside_strings() {
-        let statements = parse("SET a.b = 1; SELECT ';' ;", 10).unwrap();
+        let statements = parse("SET a.b = 1; SELECT ';' ;", &Limits::default()).unwrap();
         assert_eq!(statements.len(), 2);
         assert_eq!(summary(&statements[1]), "SELECT ';'");
     }
@@ -164,16 +174,23 @@ mod tests {
         for (sql, code) in [
             ("", ErrorCode::SqlSyntax),
             ("SELEC 1", ErrorCode::SqlSyntax),
+            ("SELECT 'no end", ErrorCode::SqlSyntax),
             ("SELECT 1; SELECT 2; SELECT 3", ErrorCode::LimitStatements),
+            ("SELECT 1 + 2 + 3 + 4", ErrorCode::SqlUnsupported),
         ] {
-            assert_eq!(parse(sql, 2).unwrap_err().code, code, "{sql}");
+            let limits = Limits {
+                statements_max: 2,
+                sql_operators_max: 2,
+                ..Limits::default()
+            };
+            assert_eq!(parse(sql, &limits).unwrap_err().code, code, "{sql}");
         }
     }
 
     #[test]
     fn a_summary_is_one_short_line() {
         let long = format!("SELECT\n  {}", vec!["column_of_some_length"; 20].join(",\n  "));
-        let text = summary(&parse(&long, 1).unwrap()[0]);
+        let text = summary(&parse(&long, &Limits::default()).unwrap()[0]);
         assert!(
             text.chars().count() == 80 && text.ends_with('…') && !text.contains('\n'),
             "{text}"

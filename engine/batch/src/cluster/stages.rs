@@ -10,9 +10,12 @@ use ballista_core::JobId;
 use ballista_core::execution_plans::{ShuffleWriter, UnresolvedShuffleExec};
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
 use bytes::Bytes;
-use datafusion::common::{DataFusionError, Result, plan_err};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion_proto::protobuf::PhysicalPlanNode;
+use prost::Message;
+use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::codec::PlanCodec;
 use super::repeatable::is_repeatable;
@@ -40,40 +43,17 @@ pub struct PlannedStage {
 /// Cuts `plan` into stages; the last one yields the result.
 ///
 /// # Errors
-/// A plan that cannot be distributed, one with more than `tasks_max` tasks, or one larger than `plan_bytes_max` bytes.
+/// A plan that cannot be distributed.
 pub fn plan_stages(
     run: &str,
     plan: Arc<dyn ExecutionPlan>,
     config: &ConfigOptions,
     codec: &PlanCodec,
-    limits: StageLimits,
 ) -> Result<Vec<PlannedStage>> {
     let writers = DefaultDistributedPlanner::new()
         .plan_query_stages(&JobId::new(run), plan, config)
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
-    let stages = writers
-        .iter()
-        .map(|writer| planned_stage(writer, codec))
-        .collect::<Result<Vec<_>>>()?;
-    let tasks: u64 = stages.iter().map(|stage| u64::from(stage.tasks)).sum();
-    if tasks > limits.tasks_max {
-        return plan_err!(
-            "the query needs {tasks} tasks, more than the limit of {}",
-            limits.tasks_max
-        );
-    }
-    if let Some(stage) = stages
-        .iter()
-        .find(|stage| stage.plan.len() as u64 > limits.plan_bytes_max)
-    {
-        return plan_err!(
-            "the plan of stage {} has {} bytes, more than the limit of {}",
-            stage.id,
-            stage.plan.len(),
-            limits.plan_bytes_max
-        );
-    }
-    Ok(stages)
+    writers.iter().map(|writer| planned_stage(writer, codec)).collect()
 }
 
 /// Bounds on what one query may make of the cluster.
@@ -81,6 +61,44 @@ pub fn plan_stages(
 pub struct StageLimits {
     pub tasks_max: u64,
     pub plan_bytes_max: u64,
+    /// The depth at which the decoder refuses; told, not set.
+    pub plan_depth_max: u32,
+}
+
+/// Refuses what workers could not take, before it is sent to any.
+///
+/// # Errors
+/// More than `tasks_max` tasks, a plan of more than `plan_bytes_max` bytes, one that is too deep for who decodes it.
+pub fn check_stages(stages: &[PlannedStage], limits: StageLimits) -> Result<(), Problem> {
+    let tasks: u64 = stages.iter().map(|stage| u64::from(stage.tasks)).sum();
+    if tasks > limits.tasks_max {
+        let text = format!(
+            "the query needs {tasks} tasks, more than the limit of {}",
+            limits.tasks_max
+        );
+        return Err(Problem::new(ErrorCode::SqlUnsupported, text).remedy("run it on fewer executors or cores"));
+    }
+    let shrink = "put an intermediate result into a table of its own with CREATE TABLE ... AS";
+    for PlannedStage { id, plan, .. } in stages {
+        let bytes = plan.len() as u64;
+        if bytes > limits.plan_bytes_max {
+            let text = format!(
+                "the plan of stage {id} has {bytes} bytes, more than the limit of {}",
+                limits.plan_bytes_max
+            );
+            return Err(Problem::new(ErrorCode::LimitMessage, text).remedy(shrink));
+        }
+        // The decoder's own limit is the one that counts, and what we have just encoded has no other fault.
+        if PhysicalPlanNode::decode(plan.as_ref()).is_err() {
+            let text = format!(
+                "the plan of stage {id} is nested more deeply than {} levels, as many as workers decode",
+                limits.plan_depth_max
+            );
+            return Err(Problem::new(ErrorCode::SqlUnsupported, text)
+                .remedy(format!("nest calls, operators and joins less deeply, or {shrink}")));
+        }
+    }
+    Ok(())
 }
 
 fn planned_stage(writer: &Arc<dyn ShuffleWriter>, codec: &PlanCodec) -> Result<PlannedStage> {
@@ -111,4 +129,89 @@ fn collect_inputs(plan: &Arc<dyn ExecutionPlan>, inputs: &mut BTreeSet<usize>) {
 
 fn number(value: usize) -> Result<u32> {
     u32::try_from(value).map_err(|_| DataFusionError::Plan(format!("{value} is too many for one query")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tpch::{Table, TpchScan};
+    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+    use datafusion::prelude::SessionContext;
+    use prost::encoding::{WireType, encode_key, encode_varint};
+    use trireme_spec::limits::Limits;
+
+    const LIMITS: StageLimits = StageLimits {
+        tasks_max: 10,
+        plan_bytes_max: 100_000,
+        plan_depth_max: Limits::DEFAULT.plan_depth_max,
+    };
+
+    /// A stage whose plan has `operators` operators on top of one another.
+    fn stage(operators: u32) -> PlannedStage {
+        let scan = TpchScan::try_new(Table::Orders, 0.01, vec![vec![0]], Some(vec![0]), None).unwrap();
+        let mut plan: Arc<dyn ExecutionPlan> = Arc::new(scan);
+        for _ in 1..operators {
+            plan = Arc::new(CoalescePartitionsExec::new(plan));
+        }
+        PlannedStage {
+            id: 3,
+            tasks: 4,
+            output_partitions: 1,
+            inputs: Vec::new(),
+            plan: PlanCodec::default().encode(plan).unwrap(),
+            text: String::new(),
+        }
+    }
+
+    /// What nobody of ours would send: merges within merges. Field 13 of a plan's node is a merge, whose field 1 is its input.
+    fn nested(operators: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for field in [1, 13].repeat(operators as usize) {
+            let inner = std::mem::take(&mut bytes);
+            encode_key(field, WireType::LengthDelimited, &mut bytes);
+            encode_varint(inner.len() as u64, &mut bytes);
+            bytes.extend(inner);
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_published_depth_is_the_decoders() {
+        let operators_max = LIMITS.plan_depth_max / 2;
+        assert_eq!(check_stages(&[stage(operators_max)], LIMITS), Ok(()));
+        let problem = check_stages(&[stage(operators_max + 1)], LIMITS).unwrap_err();
+        assert_eq!(problem.code, ErrorCode::SqlUnsupported);
+        assert!(problem.message.contains("stage 3"), "{problem}");
+    }
+
+    #[test]
+    fn too_many_tasks_and_too_long_plans_are_refused() {
+        let long = StageLimits {
+            plan_bytes_max: 10,
+            ..LIMITS
+        };
+        let wide = StageLimits { tasks_max: 3, ..LIMITS };
+        assert_eq!(
+            check_stages(&[stage(1)], long).unwrap_err().code,
+            ErrorCode::LimitMessage
+        );
+        assert_eq!(
+            check_stages(&[stage(1)], wide).unwrap_err().code,
+            ErrorCode::SqlUnsupported
+        );
+    }
+
+    /// A worker decodes on threads of 2 MiB at least; the deepest plan that gets through has to fit, whoever sent it.
+    #[test]
+    fn the_deepest_plan_fits_on_a_small_stack() {
+        let deepest = stage(LIMITS.plan_depth_max / 2).plan;
+        let deeper = nested(5_000);
+        let decoding = std::thread::Builder::new().stack_size(2 << 20).spawn(move || {
+            let context = SessionContext::new().task_ctx();
+            let codec = PlanCodec::default();
+            assert!(codec.decode(&deepest, &context).is_ok());
+            assert!(codec.decode(&deeper, &context).is_err());
+        });
+        decoding.unwrap().join().unwrap();
+    }
 }
