@@ -52,8 +52,10 @@ pub struct PlanCounters {
     pub rows_expected: u64,
     /// Bytes written to disk because memory was short.
     pub spilled_bytes: u64,
-    /// Bytes of shuffle output that another process fetched.
+    /// Bytes that workers' data ports have sent, by what the workers say; of the whole job.
     pub shuffle_bytes: u64,
+    /// Bytes of the result that the driver fetched from data ports.
+    pub result_bytes: u64,
     /// Tasks run again because what they had made was lost.
     pub tasks_rerun: u64,
 }

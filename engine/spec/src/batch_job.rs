@@ -171,7 +171,7 @@ pub struct BatchJobSpec {
     )])
 )]
 pub struct SqlFrom {
-    /// Path of a file with SQL statements, readable by the driver. A relative path starts at the folder that the process runs in.
+    /// Path of a file with SQL statements, readable by the driver. A relative path starts at the manifest's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub file: Option<String>,

@@ -18,3 +18,4 @@ pub mod problem;
 pub mod quantity;
 pub mod report;
 pub mod schema;
+pub mod worker_status;

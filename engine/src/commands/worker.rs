@@ -17,6 +17,7 @@ use trireme_exchange::serve::{ServeOptions, Wall, serve};
 use trireme_exchange::wire::{Hello, WIRE_VERSION};
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::worker_status::WorkerStatus;
 
 use super::driver::bind;
 use super::metrics;
@@ -72,7 +73,8 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
             counters: Arc::clone(&data_bytes),
         };
         tokio::spawn(serve(listener, data, options, stop.clone()));
-        serve_http(args, http, &tls, Arc::clone(&data_bytes), stop.clone());
+        let (status, shown) = watch::channel(WorkerStatus::attaching(&args.name, &args.driver));
+        serve_http(args, http, &tls, Arc::clone(&data_bytes), shown, stop.clone());
         let hello = Hello {
             worker_name: args.name.clone(),
             incarnation: String::new(),
@@ -89,6 +91,8 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
             work_dir,
             compute: compute.handle().clone(),
             data_bytes,
+            status,
+            drain_grace: args.drain_grace.get(),
         };
         let dialer = Dialer {
             tls: Arc::new(ClientTls::new(tls)),
@@ -126,6 +130,10 @@ async fn attend(
             }
             Ended::Lost { reason } if drain.is_cancelled() => {
                 tracing::info!(%reason, "ended while draining");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ended::GraceOver => {
+                tracing::info!(grace = ?worker.drain_grace, "the grace is over; what is still needed has to be made again");
                 return Ok(ExitCode::SUCCESS);
             }
             Ended::Lost { reason } => tracing::warn!(%reason, "the driver is gone; trying to reach it again"),
@@ -176,10 +184,9 @@ fn serve_http(
     listener: tokio::net::TcpListener,
     tls: &TlsFiles,
     data: Arc<ByteCounters>,
+    status: watch::Receiver<WorkerStatus>,
     stop: CancellationToken,
 ) {
-    let (_, report) = watch::channel(Report::default());
-    let (_, ready) = watch::channel(true);
     let scrape: metrics::Scrape = Arc::new(move || {
         metrics::text(&[
             (
@@ -194,6 +201,9 @@ fn serve_http(
             ),
         ])
     });
+    let (tell_ready, ready) = watch::channel(false);
+    let (tell_report, report) = watch::channel(Report::default());
+    tokio::spawn(publish(status, tell_ready, tell_report));
     let sources = HttpSources {
         ready,
         metrics: scrape,
@@ -210,4 +220,22 @@ fn serve_http(
         options,
         stop,
     ));
+}
+
+/// Shows the worker's status on the http port for as long as there is a worker.
+async fn publish(mut status: watch::Receiver<WorkerStatus>, ready: watch::Sender<bool>, report: watch::Sender<Report>) {
+    loop {
+        let now = status.borrow_and_update().clone();
+        ready.send_replace(now.is_attached());
+        let json = serde_json::to_vec(&now).unwrap_or_default().into();
+        report.send_modify(|shown| {
+            *shown = Report {
+                version: shown.version + 1,
+                json,
+            };
+        });
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
 }

@@ -2,14 +2,14 @@
 //!
 //! The control stream and the data port live on threads of their own, so that a task that computes for a second cannot make
 //! the worker look dead. When the stream ends, everything that ran for it is cancelled and its files are removed: the
-//! driver has written them off, and a worker that attaches again is a new one.
+//! driver has written them off, and a worker that attaches again is a new one. A worker that was told to end waits until
+//! nothing on it is needed, but not longer than its grace.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ballista_core::extension::SessionConfigExt;
@@ -19,22 +19,25 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::runtime::Handle;
-
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use trireme_core::store::StoreFactory;
 use trireme_core::tls::TlsFiles;
 use trireme_exchange::bytes_count::ByteCounters;
-use trireme_exchange::control::{Attachment, DriverInbox, DriverLink};
+use trireme_exchange::control::{Attachment, DriverInbox, DriverLink, SendError};
 use trireme_exchange::wire::driver_message::Body as FromDriver;
 use trireme_exchange::wire::worker_message::Body as ToDriver;
-use trireme_exchange::wire::{Draining, FailureKind, Heartbeat, Launch, TaskFailed, TaskFinished};
-use trireme_spec::problem::Problem;
+use trireme_exchange::wire::{Drain, Draining, FailureKind, Launch, TaskFailed, TaskFinished};
+use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::worker_status::{DrainWait, WorkerStatus};
 
 use super::clients::{ClientPool, endpoint_tls};
 use super::codec::PlanCodec;
 use super::settings::worker_settings;
-use super::task::{StageOrder, TaskEnvironment, TaskFailure, TaskOrder, classify, run_task};
+use super::task::{StageOrder, TaskEnvironment, TaskFailure, TaskOrder, TaskReport, classify, run_task};
+use super::worker_facts::WorkerFacts;
 use crate::problems::causes;
 use crate::session::{Resources, runtime};
 
@@ -55,6 +58,10 @@ pub struct Worker {
     pub compute: Handle,
     /// Bytes of the data port.
     pub data_bytes: Arc<ByteCounters>,
+    /// What it says of itself.
+    pub status: watch::Sender<WorkerStatus>,
+    /// From being told to end until it leaves, whatever is still needed of it.
+    pub drain_grace: Duration,
 }
 
 /// Why a worker's attachment ended.
@@ -64,6 +71,8 @@ pub enum Ended {
     Shutdown { reason: String },
     /// The stream broke.
     Lost { reason: String },
+    /// It was told to end, and left at the end of its grace.
+    GraceOver,
 }
 
 /// What goes wrong before a task can run.
@@ -93,12 +102,16 @@ impl Worker {
             mut inbox,
         } = attachment;
         clear(&self.work_dir)?;
-        let attached = Attached::new(self, link.clone())?;
+        let attached = Attached::new(self, welcome.worker_id, link.clone())?;
         let heart = Duration::from_millis(welcome.heartbeat_ms.max(100));
         let ended = tokio::select! {
             ended = attached.listen(&mut inbox) => ended,
-            reason = attached.live(heart, drain) => Ended::Lost { reason },
+            reason = attached.live(heart, drain.clone()) => Ended::Lost { reason },
+            () = over(drain, self.drain_grace) => Ended::GraceOver,
         };
+        // Nobody hears what ends from here on.
+        drop(inbox);
+        attached.facts.detached();
         attached.stop.cancel();
         attached.running.close();
         // Tasks that end late would write into the folder of the next attachment.
@@ -112,6 +125,12 @@ impl Worker {
         clear(&self.work_dir)?;
         Ok(ended)
     }
+}
+
+/// Returns `grace` after `drain` was told.
+async fn over(drain: CancellationToken, grace: Duration) {
+    drain.cancelled().await;
+    tokio::time::sleep(grace).await;
 }
 
 /// Removes what an earlier attachment left.
@@ -138,20 +157,20 @@ struct Attached {
     tls: TlsFiles,
     work_dir: PathBuf,
     compute: Handle,
-    data_bytes: Arc<ByteCounters>,
+    facts: Arc<WorkerFacts>,
     plans: Mutex<HashMap<u64, (u64, Arc<StageOrder>)>>,
     /// Names of runs' folders, by the driver's number.
     runs: Mutex<HashMap<u64, String>>,
-    tasks: Arc<Mutex<HashMap<u64, CancellationToken>>>,
-    spilled: Arc<AtomicU64>,
     /// Ends every task.
     stop: CancellationToken,
     running: TaskTracker,
 }
 
 impl Attached {
-    fn new(worker: &Worker, link: DriverLink) -> Result<Self, WorkerError> {
+    fn new(worker: &Worker, id: u64, link: DriverLink) -> Result<Self, WorkerError> {
         let runtime = runtime(&worker.resources).map_err(WorkerError::Runtime)?;
+        let (memory, status) = (Arc::clone(&runtime.memory_pool), worker.status.clone());
+        let facts = WorkerFacts::attached(id, Arc::clone(&worker.data_bytes), memory, status);
         let base = SessionContext::new_with_config_rt(SessionConfig::new_with_ballista(), runtime).state();
         let environment = TaskEnvironment {
             work_dir: worker.work_dir.display().to_string(),
@@ -167,11 +186,9 @@ impl Attached {
             tls: worker.tls.clone(),
             work_dir: worker.work_dir.clone(),
             compute: worker.compute.clone(),
-            data_bytes: Arc::clone(&worker.data_bytes),
+            facts: Arc::new(facts),
             plans: Mutex::default(),
             runs: Mutex::default(),
-            tasks: Arc::default(),
-            spilled: Arc::default(),
             stop: CancellationToken::new(),
             running: TaskTracker::new(),
         })
@@ -203,23 +220,16 @@ impl Attached {
         let mut leaving = false;
         loop {
             let message = tokio::select! {
-                _ = beats.tick() => ToDriver::Heartbeat(self.heartbeat()),
+                _ = beats.tick() => ToDriver::Heartbeat(self.facts.heartbeat()),
                 () = drain.cancelled(), if !leaving => {
                     leaving = true;
+                    self.facts.draining();
                     ToDriver::Draining(Draining { reason: "the worker was told to end".to_owned() })
                 }
             };
             if let Err(error) = self.link.send(message).await {
                 return error.to_string();
             }
-        }
-    }
-
-    fn heartbeat(&self) -> Heartbeat {
-        Heartbeat {
-            spilled_bytes: self.spilled.load(Ordering::Relaxed),
-            shuffle_bytes_sent: self.data_bytes.sent(),
-            memory_used_bytes: self.base.runtime_env().memory_pool.reserved() as u64,
         }
     }
 
@@ -235,14 +245,15 @@ impl Attached {
                 Err(error) => tracing::error!(run = plan.run, stage = plan.stage, %error, "a plan cannot be read"),
             },
             FromDriver::Launch(launch) => self.launch(launch),
-            FromDriver::CancelTask(cancel) => {
-                if let Some(token) = self.tasks.lock().get(&cancel.task) {
-                    token.cancel();
-                }
-            }
+            FromDriver::CancelTask(cancel) => self.facts.cancel(cancel.task),
             FromDriver::ReleaseRun(release) => self.release(release.run),
-            // Nothing to do: a draining worker is simply sent no more tasks.
-            FromDriver::Drain(_) => {}
+            FromDriver::Drain(Drain {
+                tasks_running,
+                outputs_needed,
+            }) => self.facts.drain_waits_for(DrainWait {
+                tasks_running,
+                outputs_needed,
+            }),
             FromDriver::Welcome(_) | FromDriver::Refused(_) | FromDriver::Shutdown(_) => {}
         }
     }
@@ -263,33 +274,41 @@ impl Attached {
         };
         self.runs.lock().insert(launch.run, order.run.clone());
         let cancel = self.stop.child_token();
-        self.tasks.lock().insert(task, cancel.clone());
-        let (link, tasks, spilled) = (self.link.clone(), Arc::clone(&self.tasks), Arc::clone(&self.spilled));
+        self.facts.started(task, cancel.clone());
+        // Enabled whatever is logged, so that libraries' warnings say whose they are.
+        let (job, stage, partition) = (&order.job, order.stage, order.partition);
+        let span = tracing::error_span!("task", %job, stage, task = partition, attempt = task);
+        let (link, facts) = (self.link.clone(), Arc::clone(&self.facts));
         let (environment, context) = (Arc::clone(&self.environment), self.context(&plan, task));
         let work = async move {
             let context = context?;
             run_task(&order, &plan.plan, Arc::new(context), &environment, cancel).await
         };
+        let work = work.instrument(span.clone());
         let attempt = async move {
+            tracing::debug!("task started");
             // A task of its own, so that a panic in user data costs one attempt and not the worker.
             let outcome = tokio::spawn(work).await;
-            tasks.lock().remove(&task);
+            let spilled = match &outcome {
+                Ok(Ok(report)) => report.spilled_bytes,
+                Ok(Err(_)) | Err(_) => 0,
+            };
+            facts.ended(task, spilled);
             match outcome {
                 Ok(Ok(report)) => {
-                    spilled.fetch_add(report.spilled_bytes, Ordering::Relaxed);
-                    let output = report.encode_to_vec().into();
-                    // A driver that is gone wants no report.
-                    drop(link.send(ToDriver::TaskFinished(TaskFinished { task, output })).await);
+                    tracing::debug!(rows_read = report.rows_read, spilled_bytes = spilled, "task finished");
+                    // First what it cost, so that who hears of the end knows all of it. A driver that is gone wants neither.
+                    drop(link.send(ToDriver::Heartbeat(facts.heartbeat())).await);
+                    report_success(&link, task, &report).await;
                 }
                 Ok(Err(error)) => report_failure(&link, task, classify(&error)).await,
-                Err(panic) => {
-                    let message = format!("a task ended in a panic: {panic}");
-                    let problem = Problem::new(trireme_spec::problem::ErrorCode::Internal, message);
+                Err(_) => {
+                    let problem = crate::panics::problem_of_last();
                     report_failure(&link, task, TaskFailure::Application(problem)).await;
                 }
             }
         };
-        self.running.spawn_on(attempt, &self.compute);
+        self.running.spawn_on(attempt.instrument(span), &self.compute);
     }
 
     fn context(&self, plan: &StageOrder, task: u64) -> Result<TaskContext, DataFusionError> {
@@ -317,7 +336,18 @@ impl Attached {
     }
 }
 
+async fn report_success(link: &DriverLink, task: u64, report: &TaskReport) {
+    let output = report.encode_to_vec().into();
+    let sent = link.send(ToDriver::TaskFinished(TaskFinished { task, output })).await;
+    if let Err(SendError::TooLarge { bytes, bytes_max }) = sent {
+        let text = format!("to list a task's output takes {bytes} bytes, more than the limit of {bytes_max}");
+        let problem = Problem::new(ErrorCode::LimitMessage, text).remedy("run it on fewer executors or cores");
+        report_failure(link, task, TaskFailure::Application(problem)).await;
+    }
+}
+
 async fn report_failure(link: &DriverLink, task: u64, failure: TaskFailure) {
+    tracing::debug!(?failure, "task failed");
     let mut failed = TaskFailed {
         task,
         ..TaskFailed::default()

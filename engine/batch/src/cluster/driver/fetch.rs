@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use ballista_core::client_pool::BallistaClientPool;
 use ballista_core::extension::{BallistaConfigGrpcEndpoint, SessionConfigExt};
@@ -35,7 +34,6 @@ pub struct Fetcher {
     grpc: GrpcClientConfig,
     tls: TlsFiles,
     scratch: PathBuf,
-    bytes: AtomicU64,
 }
 
 impl Fetcher {
@@ -51,13 +49,7 @@ impl Fetcher {
             grpc,
             tls,
             scratch,
-            bytes: AtomicU64::new(0),
         })
-    }
-
-    /// Bytes fetched so far, as they travelled.
-    pub fn fetched_bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
     }
 
     /// All of a task's output, whole.
@@ -79,7 +71,6 @@ impl Fetcher {
                 spool.push(batch)?;
             }
         }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         spool.finish()
     }
 

@@ -17,17 +17,19 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 use trireme_batch_schedule::RunId;
 use trireme_core::tls::TlsFiles;
 use trireme_exchange::control::ControlEvent;
 use trireme_spec::limits::Limits;
-use trireme_spec::report::{StageReport, WorkerReport};
+use trireme_spec::report::{StageReport, TaskCounts, WorkerReport};
 
 use super::codec::PlanCodec;
 use super::settings::{changed_settings, planning};
-use super::stages::{PlannedStage, StageLimits, plan_stages};
+use super::stages::{PlannedStage, StageLimits, check_stages, plan_stages};
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress, RunningPlan};
 use crate::memory::SlotMemory;
+use crate::problems::told;
 use fetch::Fetcher;
 use shell::{Command, Shell, Submission};
 
@@ -64,7 +66,6 @@ pub struct ClusterEngine {
     commands: mpsc::Sender<Command>,
     workers: Arc<Mutex<Vec<WorkerReport>>>,
     runs: AtomicU64,
-    fetcher: Arc<Fetcher>,
 }
 
 impl ClusterEngine {
@@ -76,33 +77,24 @@ impl ClusterEngine {
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         let workers = Arc::new(Mutex::new(Vec::new()));
         let fetcher = Arc::new(Fetcher::new(options.tls.clone(), options.scratch.clone())?);
-        let shell = Shell::new(
-            &options,
-            Arc::clone(&workers),
-            commands.downgrade(),
-            Arc::clone(&fetcher),
-        );
-        tokio::spawn(shell.run(events, waiting));
+        let shell = Shell::new(&options, Arc::clone(&workers), commands.downgrade(), fetcher);
+        let span = tracing::error_span!("driver", job = %options.job);
+        tokio::spawn(shell.run(events, waiting).instrument(span));
         Ok(Self {
             options,
             codec: PlanCodec::default(),
             commands,
             workers,
             runs: AtomicU64::new(1),
-            fetcher,
         })
     }
 
     /// The stages that `plan` is cut into, for people.
     ///
     /// # Errors
-    /// As [`BatchEngine::submit`].
+    /// A plan that cannot be distributed.
     pub fn explain(plan: Arc<dyn ExecutionPlan>, config: &SessionConfig) -> Result<Vec<PlannedStage>> {
-        let limits = StageLimits {
-            tasks_max: TASKS_MAX,
-            plan_bytes_max: u64::MAX,
-        };
-        plan_stages("explain", plan, config.options(), &PlanCodec::default(), limits)
+        plan_stages("explain", plan, config.options(), &PlanCodec::default())
     }
 }
 
@@ -124,8 +116,10 @@ impl BatchEngine for ClusterEngine {
         let limits = StageLimits {
             tasks_max: TASKS_MAX,
             plan_bytes_max: self.options.limits.plan_bytes_max.get(),
+            plan_depth_max: self.options.limits.plan_depth_max,
         };
-        let stages = plan_stages(&name, plan, config.options(), &self.codec, limits)?;
+        let stages = plan_stages(&name, plan, config.options(), &self.codec)?;
+        check_stages(&stages, limits).map_err(told)?;
         let tasks: u32 = stages.iter().map(|stage| stage.tasks).sum();
         tracing::debug!(run = %name, stages = stages.len(), tasks, "planned");
         let progress = Arc::new(RunFacts::new(&stages));
@@ -154,11 +148,6 @@ impl ClusterEngine {
         let stopped = |_| DataFusionError::Internal("the driver's shell has stopped".to_owned());
         self.commands.send(command).await.map_err(stopped)
     }
-
-    /// Bytes that this driver fetched from workers' data ports.
-    pub fn fetched_bytes(&self) -> u64 {
-        self.fetcher.fetched_bytes()
-    }
 }
 
 /// What is known of a run; written by the shell, read by whoever reports.
@@ -171,7 +160,7 @@ impl RunFacts {
     fn new(stages: &[PlannedStage]) -> Self {
         let report = |stage: &PlannedStage| StageReport {
             id: trireme_spec::ids::StageId(stage.id),
-            tasks: trireme_spec::report::TaskCounts {
+            tasks: TaskCounts {
                 total: stage.tasks,
                 ..Default::default()
             },
@@ -183,6 +172,22 @@ impl RunFacts {
 
     fn set(&self, stages: Vec<StageReport>, counters: PlanCounters) {
         *self.state.lock() = (stages, counters);
+    }
+
+    /// The last word: every task is done, and this is what they counted.
+    fn succeeded(&self, counted: PlanCounters, shuffle_bytes: u64) {
+        let (stages, counters) = &mut *self.state.lock();
+        for TaskCounts {
+            total, running, done, ..
+        } in stages.iter_mut().map(|stage| &mut stage.tasks)
+        {
+            (*running, *done) = (0, *total);
+        }
+        *counters = PlanCounters {
+            tasks_rerun: counters.tasks_rerun,
+            shuffle_bytes,
+            ..counted
+        };
     }
 }
 

@@ -3,7 +3,7 @@
 //! It decides nothing itself. It numbers workers, keeps the way to each, remembers what tasks reported, and turns effects
 //! into messages, fetches and arrivals. Nothing in it waits but the loop at its top.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,15 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 use trireme_batch_schedule::{
-    CloseCause, Effect, Event, Failure, Limits, LossReason, Millis, PartitionSize, RunError, RunId, RunPlan, Schedule,
-    StageId, StageOutputs, StageSpec, TaskId, WorkerId,
+    CloseCause, DrainWait, Effect, Event, Failure, Limits, LossReason, Millis, PartitionSize, RunError, RunId, RunPlan,
+    Schedule, StageId, StageOutputs, StageSpec, TaskId, WorkerId,
 };
-use trireme_exchange::control::{self, ConnectionId, ControlEvent, WorkerLink};
+use trireme_exchange::control::{self, ConnectionId, ControlEvent, SendError, WorkerLink};
 use trireme_exchange::wire::driver_message::Body as ToWorker;
 use trireme_exchange::wire::worker_message::Body as FromWorker;
 use trireme_exchange::wire::{
-    CancelTask, FailureKind, Heartbeat, Hello, Launch, Plan, ReleaseRun, Shutdown, TaskFailed, TaskFinished, Welcome,
+    CancelTask, Drain, FailureKind, Heartbeat, Hello, Launch, Plan, ReleaseRun, Shutdown, TaskFailed, TaskFinished,
+    Welcome,
 };
 use trireme_spec::ids;
 use trireme_spec::problem::{ErrorCode, Problem};
@@ -68,6 +69,7 @@ pub struct Submission {
 
 /// Owns the scheduler and the way to each worker.
 pub struct Shell {
+    job: String,
     schedule: Schedule,
     started: Instant,
     generation: u64,
@@ -89,6 +91,8 @@ struct Worker {
     port: u32,
     slots: u32,
     draining: bool,
+    /// What it was last told of what its drain waits for.
+    drain_wait: Option<DrainWait>,
     running: HashMap<TaskId, RunId>,
     /// Stages whose plan it has.
     plans: HashSet<(RunId, StageId)>,
@@ -124,6 +128,7 @@ impl Shell {
             no_workers_ms: limits.executor_wait_max.as_millis(),
         });
         Self {
+            job: options.job.clone(),
             schedule,
             started: Instant::now(),
             generation: options.generation,
@@ -149,7 +154,10 @@ impl Shell {
                     None => break,
                 },
                 Some(event) = events.recv() => self.on_control(event),
-                _ = ticks.tick() => self.step(Event::Tick),
+                _ = ticks.tick() => {
+                    self.step(Event::Tick);
+                    self.tell_drains();
+                }
             }
             self.publish();
         }
@@ -223,6 +231,9 @@ impl Shell {
             Ok(spool) => {
                 tracing::debug!(%run, partition, %task, "result fetched");
                 let Some(state) = self.runs.get_mut(&run) else { return };
+                let reported = state.reports.get(&task);
+                let reported = reported.into_iter().flat_map(|report| &report.partitions);
+                state.counters.result_bytes += reported.map(|written| written.bytes).sum::<u64>();
                 state.spools.insert(task, spool);
                 self.step(Event::ResultFetched { run, partition, task });
             }
@@ -288,6 +299,7 @@ impl Shell {
                 port: u32::from(port),
                 slots,
                 draining: false,
+                drain_wait: None,
                 running: HashMap::new(),
                 plans: HashSet::new(),
                 shuffle_bytes: 0,
@@ -392,27 +404,53 @@ impl Shell {
 
     fn closed(&mut self, worker: WorkerId, cause: &control::CloseCause) {
         tracing::info!(%worker, %cause, "a worker's control stream ended");
-        let detail = match self.workers.get(&worker) {
-            Some(gone) => format!("{} ({cause})", gone.name),
-            None => cause.to_string(),
+        let (cause, state) = match self.workers.get(&worker) {
+            // It said that it would leave. However it went, by itself or killed for taking too long, nobody is to blame.
+            Some(gone) if gone.draining => (CloseCause::Drained, WorkerState::Left),
+            gone => {
+                let detail = gone.map_or_else(|| cause.to_string(), |gone| format!("{} ({cause})", gone.name));
+                (CloseCause::Died { detail }, WorkerState::Lost)
+            }
         };
-        self.step(Event::WorkerClosed {
-            worker,
-            cause: CloseCause::Died { detail },
-        });
-        self.forget(worker, WorkerState::Lost);
+        // Before the scheduler's fence, which would call it lost whatever the cause.
+        self.forget(worker, state);
+        self.step(Event::WorkerClosed { worker, cause });
     }
 
     fn step(&mut self, event: Event) {
-        let now = Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
-        let mut effects = Vec::new();
-        self.schedule.step(now, event, &mut effects);
-        for effect in effects {
-            self.carry_out(effect);
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+            let mut effects = Vec::new();
+            self.schedule.step(now, event, &mut effects);
+            // What carrying them out brings up comes after all of them: each was decided without knowing it.
+            events.extend(effects.into_iter().filter_map(|effect| self.carry_out(effect)));
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    /// Tells draining workers, and the log, what is still needed of them, if that has changed.
+    fn tell_drains(&mut self) {
+        for (id, worker) in self.workers.iter_mut().filter(|(_, worker)| worker.draining) {
+            let wait = self.schedule.drain_wait(*id);
+            let Some(DrainWait {
+                running,
+                outputs_needed,
+            }) = wait.filter(|_| wait != worker.drain_wait)
+            else {
+                continue;
+            };
+            worker.drain_wait = wait;
+            tracing::info!(worker = %id, tasks_running = running, outputs_needed, "a draining worker is needed");
+            // A worker that is gone needs to know nothing.
+            drop(worker.link.send(ToWorker::Drain(Drain {
+                tasks_running: running,
+                outputs_needed,
+            })));
+        }
+    }
+
+    /// Does what was decided. The event, if any, is what came of it at once.
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Launch {
                 worker,
@@ -421,12 +459,13 @@ impl Shell {
                 partition,
                 task,
                 inputs,
-            } => {
-                self.launch(worker, run, stage, partition, task, &inputs);
-            }
+            } => return self.launch(worker, run, stage, partition, task, &inputs),
             Effect::CancelTask { worker, task } => self.tell(worker, ToWorker::CancelTask(CancelTask { task: task.0 })),
             Effect::Fence { worker, reason } => {
-                tracing::warn!(%worker, %reason, "worker declared lost");
+                match reason {
+                    LossReason::Drained => tracing::info!(%worker, "worker left before its drain was over"),
+                    _ => tracing::warn!(%worker, %reason, "worker declared lost"),
+                }
                 if let Some(worker) = self.workers.get(&worker) {
                     worker.link.close(format!("declared lost: {reason}"));
                 }
@@ -470,9 +509,15 @@ impl Shell {
                 );
                 self.forget(worker, WorkerState::Left);
             }
-            Effect::RunSucceeded { run } => self.end(run, Arrival::End),
+            Effect::RunSucceeded { run } => {
+                if let Some(state) = self.runs.get(&run) {
+                    state.facts.succeeded(state.counters, self.shuffle_bytes());
+                }
+                self.end(run, Arrival::End);
+            }
             Effect::RunFailed { run, error } => self.end(run, Arrival::Failed(told(run_problem(&error)))),
         }
+        None
     }
 
     fn launch(
@@ -483,9 +528,10 @@ impl Shell {
         partition: u32,
         task: TaskId,
         inputs: &[Arc<StageOutputs>],
-    ) {
-        let Some(state) = self.runs.get(&run) else { return };
+    ) -> Option<Event> {
+        let state = self.runs.get(&run)?;
         let order = TaskOrder {
+            job: self.job.clone(),
             run: state.name.clone(),
             stage: stage.0,
             partition,
@@ -497,9 +543,7 @@ impl Shell {
             settings: state.settings.clone(),
         });
         let plan_key = run.0 << 32 | u64::from(stage.0);
-        let Some(target) = self.workers.get_mut(&worker) else {
-            return;
-        };
+        let target = self.workers.get_mut(&worker)?;
         tracing::debug!(%worker, %run, %stage, partition, %task, "launch");
         if target.plans.insert((run, stage))
             && let Some(plan) = plan
@@ -524,7 +568,15 @@ impl Shell {
             payload,
             plan_key,
         };
-        drop(target.link.send(ToWorker::Launch(launch)));
+        match target.link.send(ToWorker::Launch(launch)) {
+            Err(SendError::TooLarge { bytes, bytes_max }) => {
+                target.running.remove(&task);
+                let failure = too_large(bytes, bytes_max);
+                Some(Event::TaskFailed { worker, task, failure })
+            }
+            // As above.
+            Ok(()) | Err(SendError::Closed | SendError::Overflow) => None,
+        }
     }
 
     fn stage_input(&self, run: &Run, input: &StageOutputs) -> StageInput {
@@ -608,6 +660,11 @@ impl Shell {
         self.gone.push(worker.report(id, state));
     }
 
+    /// What the data ports of the workers that are here have sent so far.
+    fn shuffle_bytes(&self) -> u64 {
+        self.workers.values().map(|worker| worker.shuffle_bytes).sum()
+    }
+
     /// Writes down how far everything is, for whoever reports.
     fn publish(&self) {
         let present = self.workers.iter().map(|(id, worker)| {
@@ -619,7 +676,7 @@ impl Shell {
             worker.report(*id, state)
         });
         *self.report.lock() = self.gone.iter().cloned().chain(present).collect();
-        let shuffle_bytes = self.workers.values().map(|worker| worker.shuffle_bytes).sum();
+        let shuffle_bytes = self.shuffle_bytes();
         for (id, run) in &self.runs {
             let Some(progress) = self.schedule.progress(*id) else {
                 continue;
@@ -654,6 +711,16 @@ impl Worker {
             slots: self.slots,
             running: u32::try_from(self.running.len()).unwrap_or(u32::MAX),
         }
+    }
+}
+
+/// A task that names more inputs than fit into a message.
+fn too_large(bytes: usize, bytes_max: usize) -> Failure {
+    let text = format!("to name a task's inputs takes a message of {bytes} bytes, more than the limit of {bytes_max}");
+    let problem = Problem::new(ErrorCode::LimitMessage, text).remedy("run it on fewer executors or cores");
+    Failure::Application {
+        message: serde_json::to_string(&problem).unwrap_or(problem.message),
+        retryable: false,
     }
 }
 
