@@ -1,9 +1,12 @@
 //! The command line.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use trireme_spec::duration::Period;
+use trireme_spec::limits::Limits;
 use trireme_spec::quantity::Bytes;
 
 /// Batch jobs over files: one engine, in one process or on a driver and workers.
@@ -45,6 +48,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// How driver and workers of `run --workers` log.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// A path as it is seen from where the command is run; a job moves the process to its own folder.
+fn absolute(path: &str) -> io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -79,10 +94,10 @@ pub struct ResourceArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Resources")]
     pub memory: Option<Bytes>,
     /// Folder for spilled data and shuffle files [default: a temporary one].
-    #[arg(long, value_name = "DIR", help_heading = "Resources")]
+    #[arg(long, value_name = "DIR", value_parser = absolute, help_heading = "Resources")]
     pub scratch: Option<PathBuf>,
     /// How much may be spilled at a time.
-    #[arg(long, value_name = "SIZE", default_value = "100Gi", help_heading = "Resources")]
+    #[arg(long, value_name = "SIZE", default_value_t = Limits::DEFAULT.spill_quota, help_heading = "Resources")]
     pub spill: Bytes,
 }
 
@@ -91,7 +106,7 @@ pub struct ResourceArgs {
 pub struct StoreArgs {
     /// Folder with the files access-key-id and secret-access-key, and where needed session-token, endpoint, region and
     /// allow-http [default: the environment's AWS_ variables; for driver and worker the cloud's identity].
-    #[arg(long, value_name = "DIR", help_heading = "Object stores")]
+    #[arg(long, value_name = "DIR", value_parser = absolute, help_heading = "Object stores")]
     pub credentials: Option<PathBuf>,
 }
 
@@ -207,10 +222,10 @@ pub struct DriverArgs {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7080")]
     pub http: SocketAddr,
     /// Folder with ca.crt, tls.crt and tls.key.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub tls: PathBuf,
     /// A file with the bearer token that /metrics and /report ask for.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     pub token: Option<PathBuf>,
     /// Where the journal is kept and tables go that are created without a location: a folder or an s3:// URL that driver
     /// and workers share [default: spec.storage].
@@ -235,8 +250,11 @@ pub struct DriverArgs {
     /// End when standard input closes: whoever started this process is gone.
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
+    /// Where relative paths of the job start [default: the manifest's folder].
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub base: Option<PathBuf>,
     /// Write the addresses that were bound into this file.
-    #[arg(long, value_name = "FILE", hide = true)]
+    #[arg(long, value_name = "FILE", value_parser = absolute, hide = true)]
     pub announce: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -261,15 +279,18 @@ pub struct WorkerArgs {
     /// The host under which others reach the data port [default: that of --data].
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
-    /// Health and metrics.
+    /// Health, metrics and the worker's own report.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:7080")]
     pub http: SocketAddr,
     /// Folder with ca.crt, tls.crt and tls.key.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub tls: PathBuf,
-    /// A file with the bearer token that /metrics asks for.
-    #[arg(long, value_name = "FILE")]
+    /// A file with the bearer token that /metrics and /report ask for.
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
     pub token: Option<PathBuf>,
+    /// After SIGTERM, how long to wait until nothing on it is needed.
+    #[arg(long, value_name = "DURATION", default_value_t = Limits::DEFAULT.drain_grace)]
+    pub drain_grace: Period,
     /// Take credentials for object stores from the environment: for runs on a person's own machine only.
     #[arg(long, hide = true, conflicts_with = "credentials")]
     pub environment: bool,

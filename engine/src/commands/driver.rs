@@ -23,7 +23,7 @@ use trireme_exchange::serve::{ServeOptions, Wall, serve};
 use trireme_spec::manifest::Target;
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use super::manifest::{order, read_job};
+use super::manifest::{enter, enter_folder_of, order, read_job};
 use super::validate::first_after_telling;
 use super::{job, metrics};
 use crate::args::DriverArgs;
@@ -49,14 +49,19 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
     process::run_to_end(resources.cores.max(2), async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         let manifest = read_job(&args.job, Target::Kubernetes).map_err(first_after_telling)?;
-        let storage = args.storage.as_ref().or(manifest.spec.storage.as_ref());
-        let warehouse = match storage {
+        let given = args.storage.as_deref().map(from_here).transpose()?;
+        match &args.base {
+            Some(folder) => enter(folder)?,
+            None => enter_folder_of(&args.job)?,
+        }
+        let storage = given.or_else(|| manifest.spec.storage.clone());
+        let warehouse = match &storage {
             Some(storage) => format!("{}/tables", storage.trim_end_matches('/')),
             None => scratch.path.join("tables").display().to_string(),
         };
         let mut order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
         let run = args.run.clone().unwrap_or_else(trireme_batch::incarnation);
-        let journal = match storage {
+        let journal = match &storage {
             Some(storage) => Some(JobJournal::open(&resources.stores, storage, &run, &order).await?),
             None => None,
         };
@@ -86,7 +91,7 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             ClusterEngine::start(options, events).map_err(|error| problem_of(&error, "the driver's settings"))?;
         let engine = Arc::new(engine);
         let (report, shown) = watch::channel(Report::default());
-        let (_ready, ready) = watch::channel(true);
+        let (tell_ready, ready) = watch::channel(false);
         let listener = bind(args.control).await?;
         let http = bind(args.http).await?;
         announce(args.announce.as_deref(), &listener, &http)?;
@@ -101,6 +106,8 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             },
             stop.clone(),
         ));
+        // Both ports are bound, and workers are let in.
+        tell_ready.send_replace(true);
         let sources = HttpSources {
             ready,
             metrics: metrics::of_report(shown.clone()),
@@ -126,6 +133,19 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
         }
         done
     })
+}
+
+/// A storage as it is seen from where the command is run; the job moves the process to its own folder.
+fn from_here(storage: &str) -> Result<String, Problem> {
+    if storage.contains("://") {
+        return Ok(storage.to_owned());
+    }
+    let path = std::path::absolute(storage);
+    let path = path.map_err(|error| {
+        let text = format!("--storage {storage:?}: {error}");
+        Problem::new(ErrorCode::ManifestBadLocation, text)
+    })?;
+    Ok(path.display().to_string())
 }
 
 /// Binds a port.

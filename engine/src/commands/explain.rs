@@ -12,7 +12,7 @@ use trireme_spec::limits::Limits;
 use trireme_spec::manifest::Target;
 use trireme_spec::problem::Problem;
 
-use super::manifest::{order, read_job};
+use super::manifest::{enter_folder_of, order, read_job};
 use super::stdout_problem;
 use super::validate::first_after_telling;
 use crate::args::{ExplainArgs, ResourceArgs};
@@ -35,6 +35,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
         return Ok(ExitCode::SUCCESS);
     };
     let job = read_job(file, Target::Local).map_err(first_after_telling)?;
+    enter_folder_of(file)?;
     let order = order(&job, &job.spec.storage.clone().unwrap_or_default(), 0)?;
     let executor = &job.spec.executors;
     let cores = executor.cores as usize;

@@ -40,7 +40,7 @@ pub async fn run_on(
     let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
     let (tell, seen) = mpsc::channel(EVENTS_WAITING_MAX);
     let generation = Generation(order.writer.generation.get());
-    let reporter = Reporter::new(&order.name, generation, Arc::clone(&engine));
+    let reporter = Reporter::new(&order.name, generation, order.limits.clone(), Arc::clone(&engine));
     let job = Job {
         order,
         session,

@@ -54,8 +54,31 @@ pub fn read_job(file: &Path, target: Target) -> Result<BatchJob, Vec<Problem>> {
     Ok(*job)
 }
 
-/// What an engine needs of `job`. Reads the file that `sqlFrom` names, relative to the working folder. `warehouse` is where
-/// tables go that are created without a location.
+/// Moves this process to where relative paths of the job in `file` start: the manifest's folder. Standard input and pipes are
+/// in none, so that paths start where the command is run.
+///
+/// # Errors
+/// A folder that cannot be entered.
+pub fn enter_folder_of(file: &Path) -> Result<(), Problem> {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") && file.is_file() => enter(folder),
+        _ => Ok(()),
+    }
+}
+
+/// Moves this process to `folder`.
+///
+/// # Errors
+/// A folder that cannot be entered.
+pub fn enter(folder: &Path) -> Result<(), Problem> {
+    std::env::set_current_dir(folder).map_err(|error| {
+        let text = format!("the folder {} cannot be entered: {error}", folder.display());
+        Problem::new(ErrorCode::ManifestUnreadable, text).remedy("check its permissions")
+    })
+}
+
+/// What an engine needs of `job`. Reads the file that `sqlFrom` names, relative to the folder that the process is in.
+/// `warehouse` is where tables go that are created without a location.
 ///
 /// # Errors
 /// A file that cannot be read.

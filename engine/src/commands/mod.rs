@@ -17,7 +17,7 @@ use clap::CommandFactory;
 use trireme_core::telemetry;
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use crate::args::{Args, Command, LogFormat};
+use crate::args::{Args, Command, LogFormat, Logging};
 use crate::{output, process};
 
 /// Runs the command and gives the process's exit code.
@@ -30,7 +30,11 @@ pub fn dispatch(args: Args) -> ExitCode {
         return process::fail(&Problem::new(ErrorCode::ManifestBadValue, error.to_string()).remedy("see --log"));
     }
     let done = match args.command {
-        Command::Run(run_args) => run::run(&run_args, filter.unwrap_or("warn")),
+        Command::Run(run_args) => {
+            let filter = filter.unwrap_or("warn").to_owned();
+            let format = args.log_format;
+            run::run(&run_args, Logging { filter, format })
+        }
         Command::Sql(args) => sql::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => explain::run(&args),

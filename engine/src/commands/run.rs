@@ -9,15 +9,15 @@ use trireme_spec::problem::Problem;
 
 use super::validate::first_after_telling;
 use super::{job, manifest};
-use crate::args::RunArgs;
+use crate::args::{Logging, RunArgs};
 use crate::process::{self, Scratch};
 use crate::{local_cluster, output};
 
-/// Runs the job; in this process unless workers were asked for. `log` is the filter that driver and workers log by.
+/// Runs the job; in this process unless workers were asked for. `logging` is for driver and workers.
 ///
 /// # Errors
 /// What stopped the job.
-pub fn run(args: &RunArgs, log: &str) -> Result<ExitCode, Problem> {
+pub fn run(args: &RunArgs, logging: Logging) -> Result<ExitCode, Problem> {
     let job = manifest::read_job(&args.file, Target::Local).map_err(first_after_telling)?;
     if job.spec.suspend {
         output::error_line(&format!(
@@ -28,9 +28,10 @@ pub fn run(args: &RunArgs, log: &str) -> Result<ExitCode, Problem> {
     }
     let scratch = Scratch::open(&args.resources)?;
     let warehouse = scratch.path.join("tables").display().to_string();
+    manifest::enter_folder_of(&args.file)?;
     let order = manifest::order(&job, &warehouse, args.output.max_rows as usize)?;
     if let Some(workers) = args.workers {
-        return local_cluster::run(args, &job, &scratch, workers, log);
+        return local_cluster::run(args, &job, &scratch, workers, logging);
     }
     let resources = process::resources(&args.resources, &scratch, process::credentials(&args.stores, true));
     process::run_to_end(resources.cores, async {

@@ -8,7 +8,7 @@ mod role;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ use crew::Crew;
 use driver::Driver;
 use role::RoleProcess;
 
-use crate::args::{OutputFormat, RunArgs};
+use crate::args::{LogFormat, Logging, OutputFormat, RunArgs};
 use crate::output::blocks::Shown;
 use crate::process::{self, Scratch};
 
@@ -43,10 +43,16 @@ const RESTART_WAIT: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// Processes that cannot be started. What stops the job itself is told by the driver, whose exit code becomes ours.
-pub fn run(args: &RunArgs, job: &BatchJob, scratch: &Scratch, workers: u32, log: &str) -> Result<ExitCode, Problem> {
+pub fn run(
+    args: &RunArgs,
+    job: &BatchJob,
+    scratch: &Scratch,
+    workers: u32,
+    logging: Logging,
+) -> Result<ExitCode, Problem> {
     process::run_to_end(1, async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
-        let cluster = LocalCluster::prepare(args, job, scratch, workers, log)?;
+        let cluster = LocalCluster::prepare(args, job, scratch, workers, logging)?;
         cluster.run(cancel).await
     })
 }
@@ -58,7 +64,7 @@ struct LocalCluster<'a> {
     folder: PathBuf,
     workers: u32,
     cores: u32,
-    log: String,
+    logging: Logging,
     /// The same for all drivers of this run of the job.
     run: String,
 }
@@ -69,7 +75,7 @@ impl<'a> LocalCluster<'a> {
         job: &'a BatchJob,
         scratch: &Scratch,
         workers: u32,
-        log: &str,
+        logging: Logging,
     ) -> Result<Self, Problem> {
         let program = std::env::current_exe().map_err(|error| failed("this program cannot be found", &error))?;
         let folder = scratch.path.clone();
@@ -88,11 +94,9 @@ impl<'a> LocalCluster<'a> {
                 .write_files(&place, &leaf)
                 .map_err(|error| no_certificates(&error))?;
         }
-        if args.file == Path::new("-") {
-            // The driver may start more than once; standard input can be read once. The checked manifest is as good.
-            let text = serde_json::to_vec(job).map_err(|error| failed("the manifest cannot be written", &error))?;
-            fs::write(folder.join("job.json"), text).map_err(|error| failed("no room for the manifest", &error))?;
-        }
+        // The manifest may be a pipe, which can be read once; what was checked is as good.
+        let text = serde_json::to_vec(job).map_err(|error| failed("the manifest cannot be written", &error))?;
+        fs::write(folder.join("job.json"), text).map_err(|error| failed("no room for the manifest", &error))?;
         let machine = u32::try_from(process::cores(&args.resources)).unwrap_or(1);
         let cores = if args.resources.cores.is_some() {
             machine
@@ -106,7 +110,7 @@ impl<'a> LocalCluster<'a> {
             folder,
             workers,
             cores,
-            log: log.to_owned(),
+            logging,
             run: trireme_batch::incarnation(),
         })
     }
@@ -164,9 +168,9 @@ impl<'a> LocalCluster<'a> {
 
     fn start_driver(&self, control: &str) -> Result<Driver, Problem> {
         let mut command = self.role("driver", "driver");
-        let stdin = self.folder.join("job.json");
-        let file = if stdin.exists() { stdin } else { self.args.file.clone() };
-        command.arg("--job").arg(file).args(["--run", &self.run]);
+        // This process is where the job's relative paths start.
+        let file = self.folder.join("job.json");
+        command.arg("--job").arg(file).args(["--base", ".", "--run", &self.run]);
         command.args(["--control", control, "--http", ANY_PORT]);
         command.arg("--announce").arg(self.announced());
         command.arg("--scratch").arg(self.folder.join("work/driver"));
@@ -214,7 +218,12 @@ impl<'a> LocalCluster<'a> {
         let mut command = std::process::Command::new(&self.program);
         command.process_group(0);
         let mut command = Command::from(command);
-        command.arg(role).args(["--log", &self.log, "--until-stdin-closes"]);
+        let format = match self.logging.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let filter = &self.logging.filter;
+        command.arg(role).args(["--log", filter, "--log-format", format, "--until-stdin-closes"]);
         match &self.args.stores.credentials {
             Some(folder) => command.arg("--credentials").arg(folder),
             None => command.arg("--environment"),
