@@ -32,7 +32,7 @@ use crate::journal::JobJournal;
 use crate::local::LocalEngine;
 use crate::panics;
 use crate::sink::{self, Begun, Writer, Written};
-use crate::statements::{self, SOURCE, Work, statement_problem};
+use crate::statements::{self, Work, statement_problem};
 use crate::tables;
 
 /// What a job is to do: the parts of a manifest that an engine needs.
@@ -183,6 +183,18 @@ impl Job {
                 counters,
                 result,
             };
+            let PlanCounters {
+                rows_read,
+                rows_expected: _,
+                spilled_bytes,
+                shuffle_bytes,
+                result_bytes,
+                tasks_rerun,
+            } = counters;
+            tracing::info!(
+                job = %self.order.name, statement = index + 1, total, elapsed_ms = outcome.elapsed.as_millis() as u64,
+                rows_read, spilled_bytes, shuffle_bytes, result_bytes, tasks_rerun, "statement finished"
+            );
             self.tell_finished(index, outcome).await;
             if let (Some(journal), Some(recorded)) = (journal.as_deref_mut(), recorded)
                 && is_to_run(&journal.action(index))
@@ -352,11 +364,13 @@ impl Job {
             Begun::Run(write) => write,
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
         };
-        let mut running = self
-            .engine
-            .submit(write.plan(), self.session.task_ctx())
-            .await
-            .map_err(told)?;
+        let mut running = match self.engine.submit(write.plan(), self.session.task_ctx()).await {
+            Ok(running) => running,
+            Err(error) => {
+                write.abandon().await;
+                return Err(told(error));
+            }
+        };
         let mut receipts = Vec::new();
         let mut ticks = tokio::time::interval(PROGRESS_EVERY);
         loop {
@@ -468,8 +482,5 @@ fn naming(mut problem: Problem, files: &[String]) -> Problem {
 /// # Errors
 /// Text that does not parse.
 pub fn check_sql(sql: &str, limits: &Limits) -> Result<usize, Problem> {
-    statements::parse(sql, limits.statements_max as usize).map(|statements| statements.len())
+    statements::parse(sql, limits).map(|statements| statements.len())
 }
-
-/// The name by which problems refer to the job's SQL.
-pub const SQL_SOURCE: &str = SOURCE;

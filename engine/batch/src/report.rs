@@ -2,30 +2,34 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use trireme_spec::ids::{Generation, JobName};
+use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorClass, Problem};
 use trireme_spec::report::{Counters, JobReport, Phase, ResultReport};
 
 use crate::engine::{BatchEngine, PlanCounters};
-use crate::job::{JobEvent, StatementResult};
+use crate::job::{JobEvent, Preview, StatementResult};
 
 /// Turns events into a [`JobReport`].
 pub struct Reporter {
     report: JobReport,
     /// Sums of the statements that are done.
     done: Counters,
+    limits: Limits,
     engine: Arc<dyn BatchEngine>,
 }
 
 impl Reporter {
-    /// Reports on `job`, which driver `generation` runs on `engine`.
-    pub fn new(job: &str, generation: Generation, engine: Arc<dyn BatchEngine>) -> Self {
+    /// Reports on `job`, which driver `generation` runs on `engine`; a result's preview keeps to `limits`.
+    pub fn new(job: &str, generation: Generation, limits: Limits, engine: Arc<dyn BatchEngine>) -> Self {
         let name = JobName::new(job)
             .or_else(|_| JobName::new("job"))
             .expect("`job` is a job name");
         Self {
             report: JobReport::starting(name, generation, 0),
             done: Counters::default(),
+            limits,
             engine,
         }
     }
@@ -52,12 +56,7 @@ impl Reporter {
                 self.done = plus(self.done, outcome.counters);
                 match &outcome.result {
                     StatementResult::Rows(preview) => {
-                        self.report.result = Some(ResultReport {
-                            preview: String::new(),
-                            rows: preview.rows_total,
-                            truncated: true,
-                            location: None,
-                        });
+                        self.report.result = Some(shown(preview, &self.limits));
                     }
                     StatementResult::Written(written) => {
                         self.done.rows_out += written.rows;
@@ -102,6 +101,33 @@ impl Reporter {
     }
 }
 
+/// The first rows as a table, cut at the end of a line.
+fn shown(preview: &Preview, limits: &Limits) -> ResultReport {
+    let mut left = limits.result_preview_rows_max as usize;
+    let mut first = Vec::new();
+    for batch in &preview.batches {
+        let rows = batch.num_rows().min(left);
+        first.push(batch.slice(0, rows));
+        left -= rows;
+    }
+    let rows = limits.result_preview_rows_max as usize - left;
+    // A type that has no text form has no preview; its rows are counted.
+    let mut text = pretty_format_batches_with_schema(Arc::clone(&preview.schema), &first)
+        .map_or_else(|_| String::new(), |table| table.to_string());
+    let bytes_max = usize::try_from(limits.result_preview_bytes_max.get()).unwrap_or(usize::MAX);
+    let cut = text.len() > bytes_max;
+    if cut {
+        let end = text[..text.floor_char_boundary(bytes_max)].rfind('\n').unwrap_or(0);
+        text.truncate(end);
+    }
+    ResultReport {
+        preview: text,
+        rows: preview.rows_total,
+        truncated: cut || preview.rows_total > rows as u64,
+        location: None,
+    }
+}
+
 fn plus(done: Counters, running: PlanCounters) -> Counters {
     Counters {
         tasks_rerun: done.tasks_rerun + running.tasks_rerun,
@@ -109,5 +135,59 @@ fn plus(done: Counters, running: PlanCounters) -> Counters {
         // A total of the workers' data ports, not of one statement.
         shuffle_bytes: done.shuffle_bytes.max(running.shuffle_bytes),
         rows_out: done.rows_out,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+
+    /// Rows 0 to `rows - 1` in two batches, each with a text of `width` letters.
+    fn preview(rows: i64, width: usize) -> Preview {
+        let batch = |numbers: std::ops::Range<i64>| {
+            let texts = StringArray::from_iter_values(numbers.clone().map(|_| "é".repeat(width)));
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers));
+            let texts: ArrayRef = Arc::new(texts);
+            RecordBatch::try_from_iter([("n", numbers), ("text", texts)]).unwrap()
+        };
+        let batches = vec![batch(0..rows / 2), batch(rows / 2..rows)];
+        Preview {
+            schema: batches[0].schema(),
+            batches,
+            rows_total: rows as u64,
+        }
+    }
+
+    #[test]
+    fn a_preview_shows_the_first_rows() {
+        let small = shown(&preview(3, 1), &Limits::default());
+        assert_eq!(
+            small.preview,
+            "+---+------+\n| n | text |\n+---+------+\n| 0 | é    |\n| 1 | é    |\n| 2 | é    |\n+---+------+"
+        );
+        assert_eq!((small.rows, small.truncated), (3, false));
+        let many = shown(&preview(100, 1), &Limits::default());
+        assert!(
+            many.preview.contains("| 19 |") && !many.preview.contains("| 20 |"),
+            "{}",
+            many.preview
+        );
+        assert_eq!((many.rows, many.truncated), (100, true));
+    }
+
+    #[test]
+    fn a_preview_is_cut_at_a_line() {
+        let limits = Limits::default();
+        let bytes_max = limits.result_preview_bytes_max.get() as usize;
+        let wide = shown(&preview(10, 700), &limits);
+        assert!(
+            wide.truncated && wide.preview.len() <= bytes_max,
+            "{}",
+            wide.preview.len()
+        );
+        assert!(wide.preview.len() > bytes_max / 2 && wide.preview.ends_with('|'));
+        let wider = shown(&preview(1, 100_000), &limits);
+        assert_eq!((wider.preview.as_str(), wider.rows, wider.truncated), ("", 1, true));
     }
 }
