@@ -55,7 +55,7 @@ pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> io
             JobEvent::Progress { stages, counters, .. } => progress.update(&stages, counters),
             JobEvent::StatementFinished { index, outcome, shown } => {
                 progress.finish(&outcome);
-                show_result(args, index, total, &outcome)?;
+                progress.aside(|| show_result(args, index, total, &outcome))?;
                 drop(shown);
             }
         }
