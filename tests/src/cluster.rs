@@ -134,8 +134,19 @@ pub struct ClusterLog {
     pub workers: Vec<Worker>,
     pub launches: Vec<Launch>,
     pub marks: Vec<Mark>,
+    /// One for each statement that is done.
+    pub costs: Vec<Cost>,
     /// The lives before, the first one first.
     pub earlier: Vec<ClusterLog>,
+}
+
+/// What a statement moved between processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Sent by the workers' data ports since the job began.
+    pub shuffle_bytes: u64,
+    /// Fetched from them by the driver.
+    pub result_bytes: u64,
 }
 
 /// A point that driver or worker has come to.
@@ -312,6 +323,11 @@ impl ClusterLog {
                 self.earlier.push(ended);
             }
             self.generation = generation;
+        } else if said.starts_with("statement finished ") {
+            self.costs.push(Cost {
+                shuffle_bytes: number("shuffle_bytes"),
+                result_bytes: number("result_bytes"),
+            });
         } else if said.starts_with("journaled ") {
             let record = text("record").trim_matches('"').to_owned();
             self.marks.push(Mark::Journaled { record });
@@ -349,8 +365,15 @@ mod tests {
              {shell} launch worker=1 run=1 stage=5 partition=2 task=7\n\
              {shell} worker declared lost worker=1 reason=silent for 10 s\n\
              {shell} worker joined worker=2 name=worker-2 instance=\"worker-2\" pid=12 slots=1\n\
-             {shell} worker drains worker=2 reason=the worker was told to end\n"
+             {shell} worker drains worker=2 reason=the worker was told to end\n\
+             2026-01-01T00:00:00.0Z  INFO trireme_batch::job: statement finished job=test statement=1 total=1 elapsed_ms=7 \
+             rows_read=3 spilled_bytes=0 shuffle_bytes=5 result_bytes=4 tasks_rerun=0\n"
         ));
+        let cost = Cost {
+            shuffle_bytes: 5,
+            result_bytes: 4,
+        };
+        assert_eq!(log.costs, [cost]);
         let workers: Vec<_> = log
             .workers
             .iter()

@@ -17,7 +17,7 @@ mod scratch;
 use std::path::{Path, PathBuf};
 
 pub use cgroup::{MemoryGroup, MemoryUsage, resident_peak, without_cgroups};
-pub use cluster::{Cluster, ClusterLog, Launch, Mark, Place, Worker, with_options};
+pub use cluster::{Cluster, ClusterLog, Cost, Launch, Mark, Place, Worker, with_options};
 pub use dice::Dice;
 pub use oracle::{Engine, answers, compare, difference};
 pub use proc::{children, command_line, is_alive, listeners};

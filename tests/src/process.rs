@@ -73,6 +73,13 @@ impl Program {
         }
     }
 
+    /// More arguments, after those that it has.
+    #[must_use]
+    pub fn arguments<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Program {
+        self.command.args(arguments);
+        self
+    }
+
     /// What it reads on standard input.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Program {

@@ -1,10 +1,12 @@
 //! Whatever goes in, what comes out is an error of the published list with its cause and a remedy, never a panic.
 
+use std::env;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
 
-use trireme_tests::{Output, Program, Scratch, batch_job, trireme};
+use trireme_tests::{Output, Program, Scratch, batch_job, repository, trireme};
 
 /// A secret that a test passes in and that must not come out.
 const SECRET: &str = "hunter2hunter2";
@@ -171,15 +173,82 @@ fn statements() {
     assert_error(&output, 3, "SQL-UNKNOWN-COLUMN", &["statement 3 of 3"]);
 }
 
-/// Long but harmless, and the classic way to overflow a planner's stack.
+/// The classic ways to overflow a planner's stack: as much as the limits allow works, more is refused.
 #[test]
-fn an_expression_of_many_terms_is_no_crash() {
-    let sql = format!("SELECT {} AS terms", vec!["1"; 5_000].join(" + "));
-    let output = trireme(["run", "-f", "-"]).stdin(batch_job(&sql, "")).run();
-    match output.status.code() {
-        Some(0) => assert!(output.stdout.contains("5000"), "{output}"),
-        _ => assert_error(&output, 3, "SQL-", &[]),
+fn statements_that_are_deep_are_answered_or_refused() {
+    let rows = |count: usize, row: &str, between: &str| vec![row; count].join(between);
+    let sum = |terms: usize| format!("SELECT {} AS terms", rows(terms, "1", " + "));
+    let mixed = |terms: usize| {
+        let chain = "+ n_nationkey - n_regionkey ".repeat(terms / 2);
+        format!("SELECT n_nationkey {chain} AS terms FROM tpch.tiny.nation WHERE n_nationkey = 0")
+    };
+    let condition = |terms: usize| {
+        let any = (1..=terms)
+            .map(|key| format!("n_nationkey = {key}"))
+            .collect::<Vec<_>>();
+        format!(
+            "SELECT count(*) AS terms FROM tpch.tiny.nation WHERE {}",
+            any.join(" OR ")
+        )
+    };
+    let nested = |terms: usize| format!("SELECT {}1{}", "(".repeat(terms), ")".repeat(terms));
+    let calls = |terms: usize| format!("SELECT {}1{}", "abs(".repeat(terms), ")".repeat(terms));
+    let not = |terms: usize| format!("SELECT {}true", "NOT ".repeat(terms));
+    let union = |terms: usize| rows(terms, "SELECT 1, 2", " UNION ALL ");
+    let path = |terms: usize| format!("SELECT a{}", ".a".repeat(terms));
+    let case = |terms: usize| {
+        let branches = "WHEN n_nationkey = 1 THEN 2 ".repeat(terms);
+        format!("SELECT count(CASE {branches} END) AS terms FROM tpch.tiny.nation")
+    };
+    let answered: &[(String, &str)] = &[
+        (sum(1_000), "1000"),
+        (mixed(200), "0"),
+        (condition(490), "24"),
+        (case(900), "1"),
+    ];
+    for (sql, answer) in answered {
+        let output = trireme(["sql", "-f", "-", "--output", "csv"])
+            .stdin(sql.as_str())
+            .run()
+            .succeeded();
+        assert_eq!(output.stdout, format!("terms\n{answer}\n"), "{}", &sql[..40]);
     }
+    let refused: &[String] = &[
+        sum(10_000),
+        sum(200_000),
+        mixed(10_000),
+        condition(10_000),
+        nested(10_000),
+        calls(10_000),
+        not(10_000),
+        union(10_000),
+        path(10_000),
+    ];
+    for sql in refused {
+        assert_error(&trireme(["sql", "-f", "-"]).stdin(sql.as_str()).run(), 3, "SQL-", &[]);
+        let manifest = batch_job(sql, "");
+        if manifest.len() < 200_000 {
+            assert_error(&trireme(["validate", "-f", "-"]).stdin(manifest).run(), 3, "SQL-", &[]);
+        }
+    }
+}
+
+/// What runs in one process may be too deep for the way to a worker. It is refused before anybody gets it.
+#[test]
+fn a_plan_that_is_too_deep_for_workers_is_refused_by_the_driver() {
+    let chain = "+ n_nationkey - n_regionkey ".repeat(200);
+    let sql = format!("SELECT sum(n_nationkey {chain}) AS deep FROM tpch.tiny.nation");
+    let run = |workers: &[&str]| {
+        let arguments = ["run", "--output", "csv", "-f", "-"].iter().chain(workers);
+        trireme(arguments).stdin(batch_job(&sql, "")).run()
+    };
+    assert_eq!(run(&[]).succeeded().stdout.lines().next(), Some("deep"));
+    assert_error(
+        &run(&["--workers", "1"]),
+        3,
+        "SQL-UNSUPPORTED",
+        &["nested more deeply", "CREATE TABLE"],
+    );
 }
 
 #[test]
@@ -234,13 +303,7 @@ fn credentials_that_are_refused() {
 
 #[test]
 fn a_store_that_cannot_be_reached() {
-    // The port was ours a moment ago and listens no more.
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let output = with_s3(read_table("s3://bucket/table.parquet", "parquet"), port).run();
+    let output = with_s3(read_table("s3://bucket/table.parquet", "parquet"), closed_port()).run();
     assert_error(&output, 6, "NETWORK-UNREACHABLE", &["127.0.0.1", "endpoint"]);
 }
 
@@ -257,6 +320,59 @@ fn more_statements_than_allowed() {
         .stdin(batch_job(&"SELECT 1;\n".repeat(20_000), ""))
         .run();
     assert_error(&output, 7, "LIMIT-STATEMENTS", &["20000"]);
+}
+
+/// One error of each class that a person can cause, word for word: what they read is part of the product. After a wanted change:
+/// `UPDATE_GOLDEN=1`, and read the difference.
+#[test]
+fn one_of_each_class_in_full() {
+    let scratch = Scratch::new();
+    let garbage = scratch.write("garbage.parquet", "this is not Parquet at all, not even close to it");
+    let closed = closed_port();
+    let refusing = refusing_server();
+    let job = |sql: &str, fields: &str| trireme(["run", "-f", "-"]).stdin(batch_job(sql, fields));
+    let cases = [
+        ("Manifest", job("SELECT 1", "executors:\n  min: 2\n  memroy: 1Gi")),
+        (
+            "Sql",
+            job("CREATE VIEW a AS SELECT 1 AS one;\nSELECT one, tow FROM a", ""),
+        ),
+        ("Data", read_table(garbage.to_str().unwrap(), "parquet")),
+        (
+            "Credentials",
+            with_s3(read_table("s3://bucket/table.parquet", "parquet"), refusing),
+        ),
+        (
+            "Network",
+            with_s3(read_table("s3://bucket/table.parquet", "parquet"), closed),
+        ),
+        (
+            "Limit",
+            job("SELECT sum(l_tax) FROM tpch.sf100.lineitem", "activeDeadlineSeconds: 1"),
+        ),
+    ];
+    let mut told = String::new();
+    for (class, program) in cases {
+        let output = program.arguments(["--quiet"]).run();
+        let mut text = output
+            .stderr
+            .replace(&scratch.path().display().to_string(), "<scratch>");
+        for port in [closed, refusing] {
+            text = text.replace(&format!(":{port}"), ":<port>");
+        }
+        let words = text
+            .split(' ')
+            .map(|word| if is_duration(word) { "<time>" } else { word });
+        let text = words.collect::<Vec<_>>().join(" ");
+        let exit = output.status.code().unwrap_or(-1);
+        told.push_str(&format!("=== {class}: exit code {exit}\n{text}\n"));
+    }
+    let golden = repository().join("tests/suite/errors.txt");
+    if env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &told).unwrap();
+    }
+    let expected = fs::read_to_string(&golden).unwrap_or_default();
+    assert!(told == expected, "{} differs; what was told:\n{told}", golden.display());
 }
 
 /// The contract of an error: its exit code, its code, its cause (`says`), and what to do about it: the place, what would be
@@ -302,6 +418,21 @@ fn with_s3(program: Program, port: u16) -> Program {
     variables
         .into_iter()
         .fold(program, |program, (name, value)| program.variable(name, value))
+}
+
+/// `2.28s`, `21.9ms`: how long something took is no part of what is told.
+fn is_duration(word: &str) -> bool {
+    let number = word
+        .trim_end_matches(',')
+        .trim_end_matches('s')
+        .trim_end_matches(['m', 'µ', 'n']);
+    word.contains('s') && number.contains('.') && number.parse::<f64>().is_ok()
+}
+
+/// A port that was ours a moment ago and listens no more.
+fn closed_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 /// An S3 server that knows nobody. Its thread ends with the test binary: it holds nothing but a socket.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use trireme_tests::{Output, Scratch, batch_job, repository, trireme};
 
 /// Generates 600 million rows in constant memory: longer than any test waits.
@@ -150,6 +150,43 @@ fn validation_runs_nothing() {
     assert!(!written.exists());
 }
 
+/// All of them: of the SQL file, in the SQL, of tables, of the result, whoever reads the manifest.
+#[test]
+fn relative_paths_start_at_the_manifests_folder() {
+    let manifest = batch_job(
+        "",
+        "tables:\n- name: numbers\n  location: numbers.csv\n  format: csv\n  options:\n    has_header: 'true'\nresult:\n  \
+         location: result\n  format: csv",
+    );
+    let manifest = manifest.replace("sql: |", "sqlFrom:\n    file: query.sql");
+    let query = "COPY (SELECT sum(n) AS n FROM numbers) TO 'sum/' STORED AS CSV; SELECT 1 AS one";
+    for workers in [&[][..], &["--workers", "1"]] {
+        for through_stdin in [false, true] {
+            let scratch = Scratch::new();
+            let file = scratch.write("jobs/job.yaml", &manifest);
+            scratch.write("jobs/query.sql", query);
+            scratch.write("jobs/numbers.csv", "n\n20\n22\n");
+            let (program, folder) = match through_stdin {
+                false => (
+                    trireme(["run", "-f", "jobs/job.yaml"].iter().chain(workers)),
+                    scratch.path(),
+                ),
+                true => (
+                    trireme(["run", "-f", "-"].iter().chain(workers)).stdin(manifest.as_str()),
+                    file.parent().unwrap(),
+                ),
+            };
+            let _ = program.directory(folder).run().succeeded();
+            for written in ["jobs/sum", "jobs/result"] {
+                assert!(
+                    scratch.path().join(written).join("_SUCCESS").is_file(),
+                    "{written} {workers:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn explain_shows_plan_and_limits() {
     let manifest = batch_job("SELECT n_name FROM tpch.tiny.nation ORDER BY n_name", "");
@@ -157,6 +194,55 @@ fn explain_shows_plan_and_limits() {
     assert!(output.stdout.contains("Sort"), "{output}");
     let output = trireme(["explain", "--limits"]).run().succeeded();
     assert!(output.stdout.contains("statements"), "{output}");
+}
+
+#[test]
+fn log_lines_of_a_task_say_which_it_is() {
+    let sql = "SELECT n_regionkey, count(*) FROM tpch.tiny.nation GROUP BY n_regionkey";
+    let output = trireme([
+        "run",
+        "--workers",
+        "1",
+        "--quiet",
+        "--log",
+        "trireme=debug",
+        "--log-format",
+        "json",
+        "-f",
+        "-",
+    ])
+    .stdin(batch_job(sql, ""))
+    .run()
+    .succeeded();
+    let lines: Vec<Value> = output
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let of_message = |message: &str| {
+        lines
+            .iter()
+            .filter(|line| line["message"] == message)
+            .collect::<Vec<_>>()
+    };
+    let tasks = of_message("task finished");
+    assert!(!tasks.is_empty(), "{output}");
+    for line in tasks {
+        let span = &line["span"];
+        assert_eq!(
+            (&span["name"], &span["job"]),
+            (&"task".into(), &"test".into()),
+            "{line}"
+        );
+        for field in ["stage", "task", "attempt"] {
+            assert!(span[field].is_u64(), "no {field} in {line}");
+        }
+    }
+    let launch = &of_message("launch")[0];
+    assert_eq!(launch["span"]["job"], "test", "{launch}");
+    let finished = &of_message("statement finished")[0];
+    assert_eq!(finished["job"], "test", "{finished}");
+    assert!(finished["result_bytes"].as_u64() > Some(0), "{finished}");
 }
 
 #[test]

@@ -2,22 +2,33 @@
 //! documentation whose fence says so.
 //!
 //! A fence `yaml trireme` holds a manifest that is validated and run, `yaml trireme validate` one that is only validated
-//! (it needs a bucket or a cluster), `sql trireme` statements for `trireme sql`. All run in the repository's root, as a reader
-//! would, but write into a folder that goes away.
+//! (it needs a bucket or a cluster), `sql trireme` statements for `trireme sql`. All run in a folder that looks like the
+//! repository's root and goes away, with what they write.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use trireme_tests::{Output, Scratch, repository, trireme};
+use trireme_tests::{Output, Program, Scratch, repository, trireme};
 
 #[test]
 fn every_example_validates_and_runs() {
     let mut files = Vec::new();
     collect(&repository().join("manifests/examples"), "yaml", &mut files);
     assert!(files.iter().any(|file| file.ends_with("batch/hello.yaml")), "{files:?}");
+    let scratch = Scratch::new();
+    let copy = [repository().join("manifests"), scratch.path().join("manifests")];
+    let _ = Program::new("cp", ["-r".into()].into_iter().chain(copy))
+        .run()
+        .succeeded();
     for file in files {
-        let manifest = fs::read_to_string(&file).unwrap();
-        let output = run(&manifest);
+        let name = file.strip_prefix(repository()).unwrap();
+        let _ = trireme(["validate".into(), "-f".into(), file.clone()])
+            .run()
+            .succeeded();
+        let output = trireme(["run".into(), "-f".into(), name.to_owned()])
+            .directory(scratch.path())
+            .run()
+            .succeeded();
         assert!(!output.stdout.is_empty(), "{} prints nothing", file.display());
     }
 }
@@ -73,7 +84,7 @@ fn validate(manifest: &str) {
     let _ = trireme(["validate", "-f", "-"]).stdin(manifest).run().succeeded();
 }
 
-/// Validates and runs in a folder that looks like the repository as far as examples read it.
+/// Validates and runs in a folder that looks like the repository's root as far as examples read it.
 fn run(manifest: &str) -> Output {
     validate(manifest);
     let scratch = Scratch::new();

@@ -7,6 +7,7 @@ mod cli;
 mod examples;
 mod kills;
 mod large_copy;
+mod leaving;
 mod memory;
 mod recovery;
 mod s3;

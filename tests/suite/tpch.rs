@@ -3,12 +3,13 @@
 //! The data are made once per test run and exported to Parquet, from which everybody reads. Scale factor 0.1 is the smallest
 //! at which every query has rows to answer with.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use trireme_tests::{Engine, Scratch, answers, batch_job, compare, repository, trireme};
+use trireme_tests::{Cluster, ClusterLog, Engine, Scratch, answers, batch_job, compare, repository, trireme};
 
 const SCHEMA: &str = "sf0_1";
 
@@ -77,11 +78,7 @@ fn tpch_no_stage_only_passes_rows_on() {
 fn check(workers: u32, source: &Source) {
     let oracles = Oracles::get();
     let scratch = Scratch::new();
-    let workers = workers.to_string();
-    let mut arguments = vec!["run", "-f", "-"];
-    if workers != "0" {
-        arguments.extend(["--workers", &workers]);
-    }
+    let mut exchange = Exchange::default();
     for (name, sql) in queries() {
         let out = scratch.path().join(&name);
         let fields = format!(
@@ -90,11 +87,63 @@ fn check(workers: u32, source: &Source) {
             out.display()
         );
         let manifest = batch_job(&format!("{}{sql}", source.statements), &fields);
-        let _ = trireme(&arguments).stdin(manifest).limit(QUERY_LIMIT).run().succeeded();
+        if workers == 0 {
+            let _ = trireme(["run", "-f", "-"])
+                .stdin(manifest)
+                .limit(QUERY_LIMIT)
+                .run()
+                .succeeded();
+        } else {
+            let output = Cluster::program(workers, &manifest)
+                .limit(QUERY_LIMIT)
+                .run()
+                .succeeded();
+            exchange.note(&name, workers, &ClusterLog::of(&output.stderr));
+        }
     }
+    exchange.check(workers);
     for expected in [&oracles.datafusion, &oracles.duckdb] {
         let lines = compare(expected, scratch.path());
         assert_eq!(lines.lines().count(), 22, "{lines}");
+    }
+}
+
+/// What went between processes, over all queries: that they ran on workers, and not beside them.
+#[derive(Default)]
+struct Exchange {
+    shuffle_bytes: u64,
+    /// Most workers that had tasks of one query.
+    busy: usize,
+}
+
+impl Exchange {
+    fn note(&mut self, query: &str, workers: u32, log: &ClusterLog) {
+        let pids: BTreeSet<_> = log.workers.iter().map(|worker| worker.pid.as_raw_nonzero()).collect();
+        // Not all join in time: a query may be over before the last has started.
+        assert!(
+            !pids.is_empty() && pids.len() == log.workers.len() && pids.len() <= workers as usize,
+            "{query}: {log:#?}"
+        );
+        let cost = log
+            .costs
+            .last()
+            .unwrap_or_else(|| panic!("{query} has no cost: {log:#?}"));
+        assert!(cost.result_bytes > 0, "{query} fetched nothing from workers: {log:#?}");
+        self.shuffle_bytes += cost.shuffle_bytes;
+        let busy: BTreeSet<_> = log
+            .launches
+            .iter()
+            .map(|launch| log.worker(launch.worker).pid.as_raw_nonzero())
+            .collect();
+        self.busy = self.busy.max(busy.len());
+    }
+
+    fn check(&self, workers: u32) {
+        assert_eq!(self.busy, workers as usize, "no query ran on all workers");
+        assert!(
+            workers < 2 || self.shuffle_bytes > 0,
+            "workers fetched nothing from each other"
+        );
     }
 }
 

@@ -223,7 +223,9 @@ impl<'a> LocalCluster<'a> {
             LogFormat::Json => "json",
         };
         let filter = &self.logging.filter;
-        command.arg(role).args(["--log", filter, "--log-format", format, "--until-stdin-closes"]);
+        command
+            .arg(role)
+            .args(["--log", filter, "--log-format", format, "--until-stdin-closes"]);
         match &self.args.stores.credentials {
             Some(folder) => command.arg("--credentials").arg(folder),
             None => command.arg("--environment"),

@@ -159,6 +159,7 @@ mod tests {
             output_partitions: 1,
             inputs: Vec::new(),
             plan: PlanCodec::default().encode(plan).unwrap(),
+            repeatable: true,
             text: String::new(),
         }
     }
