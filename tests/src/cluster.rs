@@ -280,7 +280,7 @@ impl ClusterLog {
             self.marks.push(Mark::Fetching { worker, task });
         } else if said.starts_with("result fetched ") {
             self.marks.push(Mark::Fetched { task: number("task") });
-        } else if says("task finished") {
+        } else if says("task reported") {
             self.marks.push(Mark::Finished { task: number("task") });
         } else if says("worker joined") {
             let pid = i32::try_from(number("pid")).ok().and_then(Pid::from_raw);

@@ -344,7 +344,7 @@ impl Shell {
             bytes: written.bytes,
         });
         let output = sizes.collect();
-        tracing::debug!(%worker, %task, "task finished");
+        tracing::debug!(%worker, %task, "task reported");
         self.remember(worker, task, report);
         self.step(Event::TaskFinished { worker, task, output });
     }
