@@ -35,15 +35,7 @@ def main() -> int:
     arguments = parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
     stay_on_cores(contenders.CORES)
-    data = arguments.data / f"sf{arguments.scale:g}"
-    place = Place(
-        trireme=arguments.trireme,
-        compiled=arguments.contenders,
-        python=Path(sys.executable),
-        data=data,
-        queries=REPOSITORY / "tests/tpch",
-        log=arguments.data / "bench.log",
-    )
+    place = place_of(arguments)
     generate(place, arguments.scale)
     chosen = [contender for contender in CONTENDERS if not arguments.only or contender.key in arguments.only]
     if not arguments.unchecked and not check(place, chosen):
@@ -80,6 +72,18 @@ def main() -> int:
     name.with_suffix(".md").write_text(table.report(measured))
     print(f"see {name.with_suffix('.md')}")
     return 0
+
+
+def place_of(arguments: argparse.Namespace) -> Place:
+    return Place(
+        trireme=arguments.trireme,
+        compiled=arguments.contenders,
+        python=Path(sys.executable),
+        data=arguments.data / f"sf{arguments.scale:g}",
+        queries=REPOSITORY / "tests/tpch",
+        log=arguments.data / "bench.log",
+        settings=tuple(arguments.set),
+    )
 
 
 def generate(place: Place, scale: float) -> None:
@@ -192,8 +196,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", action="append", metavar="KEY", help="only these contenders, and no page")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="SET in Trireme's session; with --only")
     parser.add_argument("--unchecked", action="store_true", help="do not compare answers first")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.set and not arguments.only:
+        parser.error("--set is for trying something: the page shows Trireme as it comes, so say --only too")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Place:
     data: Path
     queries: Path
     log: Path
+    # `KEY = VALUE` that Trireme's session is SET to, to try something.
+    settings: tuple[str, ...] = ()
 
     def query_names(self) -> list[str]:
         return sorted(query.stem for query in self.queries.glob("*.sql"))
@@ -67,16 +69,24 @@ def pool_bytes(memory_bytes: int) -> int:
 
 
 def trireme_in_process(place: Place, processes: Processes, answers: Path | None) -> Run:
-    return _trireme(place, processes, answers, ["--cores", CORES, "--memory", MEMORY_BYTES])
+    return trireme(place, processes, answers, ["--cores", CORES, "--memory", MEMORY_BYTES])
 
 
 def trireme_workers(place: Place, processes: Processes, answers: Path | None) -> Run:
-    return _trireme(place, processes, answers, ["--workers", WORKERS, "--memory", MEMORY_BYTES // WORKERS])
+    return trireme(place, processes, answers, ["--workers", WORKERS, "--memory", MEMORY_BYTES // WORKERS])
 
 
 def datafusion(place: Place, processes: Processes, answers: Path | None) -> Run:
-    command = [place.compiled, "datafusion", "--cores", CORES, "--pool-bytes", pool_bytes(MEMORY_BYTES)]
-    return read_lines(processes.output(command + _work(place, answers) + ["--partitions", CORES], ROUND_SECONDS_MAX))
+    return datafusion_with(CORES, ())(place, processes, answers)
+
+
+def datafusion_with(partitions: int, settings: tuple[str, ...]) -> Callable[[Place, Processes, Path | None], Run]:
+    def run(place: Place, processes: Processes, answers: Path | None) -> Run:
+        command = [place.compiled, "datafusion", "--cores", CORES, "--pool-bytes", pool_bytes(MEMORY_BYTES)]
+        command += ["--partitions", partitions, *(word for setting in settings for word in ("--set", setting))]
+        return read_lines(processes.output(command + _work(place, answers), ROUND_SECONDS_MAX))
+
+    return run
 
 
 def duckdb(place: Place, processes: Processes, answers: Path | None) -> Run:
@@ -85,7 +95,7 @@ def duckdb(place: Place, processes: Processes, answers: Path | None) -> Run:
     return read_lines(processes.output(command + _work(place, answers), ROUND_SECONDS_MAX))
 
 
-def ballista(policy: str, partitions: int, *settings: str) -> Callable[[Place, Processes, Path | None], Run]:
+def ballista(policy: str, partitions: int) -> Callable[[Place, Processes, Path | None], Run]:
     def run(place: Place, processes: Processes, answers: Path | None) -> Run:
         scheduler, *ports = _free_ports(1 + 2 * WORKERS)
         binary = [place.compiled, "ballista"]
@@ -102,7 +112,6 @@ def ballista(policy: str, partitions: int, *settings: str) -> Callable[[Place, P
                 processes.start(binary + command)
             _wait_until_ready(f"http://127.0.0.1:{scheduler}/readyz")
             command = binary + ["client", "--scheduler-port", scheduler, "--partitions", partitions]
-            command += [word for setting in settings for word in ("--set", setting)]
             return read_lines(processes.output(command + _work(place, answers), ROUND_SECONDS_MAX))
 
     return run
@@ -160,9 +169,9 @@ def read_lines(text: str) -> Run:
 
 
 def read_statements(text: str, queries: list[str]) -> Run:
-    """What `trireme run --output json` prints: a line for each statement, `WARM_UP` and then the queries in their order."""
+    """What `trireme run --output json` prints: a line for each statement, of which the last are the queries in their order."""
     lines = sorted(map(json.loads, text.splitlines()), key=lambda line: line["statement"])
-    by_query = dict(zip(queries, lines[1:], strict=True))
+    by_query = dict(zip(queries, lines[-len(queries) :], strict=True))
     return Run(
         {query: line["elapsedMs"] for query, line in by_query.items()},
         {query: line["rowsTotal"] for query, line in by_query.items()},
@@ -181,8 +190,8 @@ def manifest(name: str, sql: str, tables: dict[str, str]) -> str:
     )
 
 
-def _trireme(place: Place, processes: Processes, answers: Path | None, options: list) -> Run:
-    statements = [WARM_UP]
+def trireme(place: Place, processes: Processes, answers: Path | None, options: list) -> Run:
+    statements = [*(f"SET {setting}" for setting in place.settings), WARM_UP]
     for query in place.query_names():
         sql = (place.queries / f"{query}.sql").read_text().strip().rstrip(";")
         # A comment at the end must not swallow what follows.
@@ -191,7 +200,7 @@ def _trireme(place: Place, processes: Processes, answers: Path | None, options: 
     with TemporaryDirectory(prefix="bench-") as folder:
         job = Path(folder) / "job.yaml"
         job.write_text(manifest("tpch", ";\n".join(statements), tables))
-        command = [place.trireme, "run", "--file", job, "--output", "json", "--max-rows", 0, "--quiet"] + options
+        command = [place.trireme, "run", "--file", job, "--output", "json", "--max-rows", 0, "--quiet", *options]
         return read_statements(processes.output(command, ROUND_SECONDS_MAX), place.query_names())
 
 

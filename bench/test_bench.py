@@ -6,6 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import breakdown
 import contenders
 import table
 from processes import Processes
@@ -83,6 +84,23 @@ class Output(unittest.TestCase):
     def test_a_statement_without_a_query_is_an_error(self):
         with self.assertRaises(ValueError):
             contenders.read_statements('{"statement":1,"elapsedMs":1,"rowsTotal":3}\n', ["q01", "q02"])
+
+
+class Log(unittest.TestCase):
+    def test_slots_without_a_task_are_idle(self):
+        # Two slots for a second: one runs for a second, the other for half of one.
+        log = """
+2026-01-01T00:00:00.000000Z  INFO trireme_batch::job: statement started job=tpch statement=1
+2026-01-01T00:00:00.100000Z DEBUG trireme_batch::cluster::driver: planned run=tpch-g1-r1 stages=1 tasks=2
+2026-01-01T00:00:00.700000Z DEBUG t: task done run=tpch-g1-r1 stage=1 task=1 prepare_us=100000 elapsed_us=500000 rows_read=9 bytes=40
+2026-01-01T00:00:01.100000Z DEBUG t: task done run=tpch-g1-r1 stage=1 task=2 prepare_us=0 elapsed_us=1000000 rows_read=9 bytes=2
+"""
+        [query] = breakdown.read_log(log, slots=2)
+        self.assertEqual((query.stages, query.tasks, query.shuffle_bytes), (1, 2, 42))
+        self.assertAlmostEqual(query.planning, 0.1, places=6)
+        self.assertAlmostEqual(query.preparing, 0.05, places=6)
+        self.assertAlmostEqual(query.running, 0.7, places=6)
+        self.assertAlmostEqual(query.idle, 0.25, places=6)
 
 
 class Sessions(unittest.TestCase):
