@@ -203,6 +203,26 @@ fn a_killed_worker_changes_nothing_and_leaves_nothing() {
     assert_eq!(sql(&server, &totals_of("s3://bucket/stormy/")), expected());
 }
 
+#[test]
+fn a_write_that_is_stopped_leaves_nothing_that_is_paid_for() {
+    let mut server = S3Server::start();
+    let job = batch_job(&copy("s3://bucket/stopped/"), "");
+    let cluster = Cluster::start(server.reached_by(Cluster::program(2, &job)));
+    // Both workers are in the middle of a part. Between a request for an upload and its answer nobody knows its name, and
+    // a stop would leave it to the bucket's own rules.
+    for number in ["first", "second"] {
+        server.wait_until(&format!("a piece of the {number} part"), |line| {
+            line.contains("| PUT |") && line.contains("partNumber=1&")
+        });
+    }
+    cluster.signal_parent(Signal::INT);
+    let (output, _) = cluster.wait();
+    let _ = output.exited(130);
+    assert_eq!(server.open_uploads(), Vec::<PathBuf>::new());
+    let keys = server.keys("stopped");
+    assert!(keys.iter().all(|key| key.starts_with("_trireme/commits")), "{keys:?}");
+}
+
 fn parts(server: &S3Server, prefix: &str) -> Vec<String> {
     let keys = server.keys(prefix).into_iter();
     keys.filter(|key| !key.starts_with('_')).collect()

@@ -18,8 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trireme_batch_durable::journal::{Action, QueryDone, StatementOutcome as Outcome, WriteDone};
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
@@ -31,7 +33,7 @@ use crate::joins;
 use crate::journal::JobJournal;
 use crate::local::LocalEngine;
 use crate::panics;
-use crate::sink::{self, Begun, Writer, Written};
+use crate::sink::{self, Begun, Write, Writer, Written};
 use crate::statements::{self, Work, statement_problem};
 use crate::tables;
 
@@ -121,6 +123,9 @@ pub struct Preview {
 /// How often progress is told. People see no more, and each telling walks the plan.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
+/// A job that was stopped waits this long for its writes to be abandoned: a few requests to a store.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A job under way.
 pub struct Job {
     pub order: JobOrder,
@@ -128,6 +133,8 @@ pub struct Job {
     pub engine: Arc<dyn BatchEngine>,
     pub events: mpsc::Sender<JobEvent>,
     pub cancel: CancellationToken,
+    /// Writes that were dropped before they were decided.
+    pub abandoned: TaskTracker,
 }
 
 impl Job {
@@ -156,6 +163,13 @@ impl Job {
             }
             () = self.cancel.cancelled() => Err(Problem::new(ErrorCode::Cancelled, "the job was cancelled")),
         };
+        self.abandoned.close();
+        if tokio::time::timeout(ABANDON_PATIENCE, self.abandoned.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(job = %self.order.name, "parts of a write that was stopped are left at its destination");
+        }
         if let Some(journal) = &mut journal {
             journal.end(&done).await?;
         }
@@ -360,14 +374,17 @@ impl Job {
         let told = |error| statement_problem(&error);
         let input = planner.create_physical_plan(input).await.map_err(told)?;
         let files = scanned_files(input.as_ref());
-        let write = match sink::begin(&self.session, &self.order.writer, index, destination, input).await? {
-            Begun::Run(write) => write,
+        let pending = match sink::begin(&self.session, &self.order.writer, index, destination, input).await? {
+            Begun::Run(write) => PendingWrite {
+                write: Some(write),
+                abandoned: &self.abandoned,
+            },
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
         };
-        let mut running = match self.engine.submit(write.plan(), self.session.task_ctx()).await {
+        let mut running = match self.engine.submit(pending.plan(), self.session.task_ctx()).await {
             Ok(running) => running,
             Err(error) => {
-                write.abandon().await;
+                pending.abandon().await;
                 return Err(told(error));
             }
         };
@@ -378,7 +395,7 @@ impl Job {
                 batch = running.rows.next() => match batch {
                     Some(Ok(batch)) => receipts.push(batch),
                     Some(Err(error)) => {
-                        write.abandon().await;
+                        pending.abandon().await;
                         return Err(naming(statement_problem(&error), &files));
                     }
                     None => break,
@@ -386,7 +403,7 @@ impl Job {
                 _ = ticks.tick() => self.tell_progress(index, running.progress.as_ref()),
             }
         }
-        let written = write.commit(&receipts).await?;
+        let written = pending.commit(&receipts).await?;
         Ok((StatementResult::Written(written), running.progress.counters()))
     }
 
@@ -411,6 +428,45 @@ impl Job {
     async fn tell(&self, event: JobEvent) {
         // Nobody listening is no reason to stop the job.
         drop(self.events.send(event).await);
+    }
+}
+
+/// A write under way. One that is dropped, because the job was stopped, is abandoned by a task of its own: what it has
+/// left at its destination would be paid for, and seen by nobody.
+struct PendingWrite<'a> {
+    /// Gone once it is decided.
+    write: Option<Box<Write>>,
+    abandoned: &'a TaskTracker,
+}
+
+impl PendingWrite<'_> {
+    fn plan(&self) -> Arc<dyn ExecutionPlan> {
+        self.undecided().plan()
+    }
+
+    fn undecided(&self) -> &Write {
+        self.write
+            .as_ref()
+            .expect("a write is there until it is decided, which takes it")
+    }
+
+    async fn commit(mut self, receipts: &[RecordBatch]) -> Result<Written, Problem> {
+        let write = self.write.take().expect("a write is decided once");
+        write.commit(receipts).await
+    }
+
+    async fn abandon(mut self) {
+        if let Some(write) = self.write.take() {
+            write.abandon().await;
+        }
+    }
+}
+
+impl Drop for PendingWrite<'_> {
+    fn drop(&mut self) {
+        if let (Some(write), Ok(runtime)) = (self.write.take(), Handle::try_current()) {
+            self.abandoned.spawn_on(async move { write.abandon().await }, &runtime);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use trireme_batch::engine::BatchEngine;
 use trireme_batch::job::{Job, JobEvent, JobOrder};
 use trireme_batch::journal::JobJournal;
@@ -47,6 +48,7 @@ pub async fn run_on(
         engine,
         events,
         cancel,
+        abandoned: TaskTracker::new(),
     };
     let running = async {
         let done = job.run(journal).await;
