@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TABLES = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"]
 START_UP_RUNS = 15
 GENERATION_SECONDS_MAX = 3600
-# About 1 MB as a Parquet file: 10,000 rows at scale factor 1.
+# 0.6 MB as a Parquet file: 10,000 rows at scale factor 1.
 SMALL_TABLE = "supplier"
 SMALL_QUERY = f"SELECT s_nationkey, count(*), sum(s_acctbal) FROM {SMALL_TABLE} GROUP BY s_nationkey ORDER BY s_nationkey"
 
