@@ -91,8 +91,10 @@ impl Progress {
                 costs = format!(", {} rows read{costs}", HumanCount(outcome.counters.rows_read));
             }
             let line = format!("✓ {} ({seconds:.1} s{costs})", self.statement);
-            self.aside(|| super::error_line(&line));
+            bars.all.suspend(|| super::error_line(&line));
         }
+        // Whoever prints the result may be another process, which knows of no bars to print beside.
+        bars.rest();
     }
 
     /// Prints something that stays, with nothing moving beside it.
@@ -121,20 +123,26 @@ struct Bars {
 
 impl Bars {
     fn new() -> Self {
-        let all = MultiProgress::new();
-        let statement = all.add(ProgressBar::new_spinner().with_style(style("{spinner} {prefix} {elapsed}{msg}")));
         Self {
-            all,
-            statement,
+            all: MultiProgress::new(),
+            statement: ProgressBar::hidden(),
             work: Vec::new(),
         }
     }
 
     fn start(&mut self, statement: &str) {
-        self.show(&[], "");
-        self.statement.reset();
+        self.rest();
+        let spinner = ProgressBar::new_spinner().with_style(style("{spinner} {prefix} {elapsed}{msg}"));
+        self.statement = self.all.add(spinner);
         self.statement.set_prefix(statement.to_owned());
         self.statement.enable_steady_tick(Duration::from_millis(100));
+    }
+
+    /// Shows nothing until the next start.
+    fn rest(&mut self) {
+        self.show(&[], "");
+        self.statement.finish_and_clear();
+        self.all.remove(&self.statement);
     }
 
     fn show(&mut self, work: &[Work], costs: &str) {
