@@ -44,6 +44,10 @@ soak: build mutations ## the long suites at full length, into bench/results: kil
 	@mkdir -p bench/results
 	@$(STEP) soak tests/soak.sh
 
+.PHONY: bench-recovery
+bench-recovery: build ## what the loss of a worker costs, over the TPC-H tables (Parquet, a folder each) in DATA
+	cargo run --locked -p trireme-tests --example recovery_time -- 3 $(DATA)
+
 .PHONY: mutations
 mutations: ## put bugs into copies of the scheduler; its simulation has to catch each of them
 	@$(STEP) mutations engine/batch/schedule/mutations/check

@@ -15,6 +15,8 @@ suite() {
     TRIREME_KILLS=${TRIREME_KILLS:-25} suite kills::
     TRIREME_KILLS=${TRIREME_KILLS:-25} suite recovery::
     TRIREME_COPY_SCALE=${TRIREME_COPY_SCALE:-7} suite large_copy::
+    TRIREME_MEMORY_RUNS=${TRIREME_MEMORY_RUNS:-1:768,10:4096} TRIREME_MEMORY_DATA=${TRIREME_CACHE:-$HOME/.cache/trireme}/memory \
+        suite memory::limits
     printf '\n==> simulation\n'
     TRIREME_SIM_SEEDS=${TRIREME_SIM_SEEDS:-300000} cargo test -p trireme-batch-schedule --locked --test simulation -- --nocapture
     # Captured output of jobs would be most of it.
