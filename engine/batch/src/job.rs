@@ -18,11 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use trireme_batch_durable::journal::{Action, QueryDone, StatementOutcome as Outcome, WriteDone};
+use trireme_batch_durable::journal::Action;
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
@@ -30,10 +29,10 @@ use trireme_spec::report::StageReport;
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
 use crate::joins;
-use crate::journal::JobJournal;
+use crate::journal::{self, JobJournal};
 use crate::local::LocalEngine;
 use crate::panics;
-use crate::sink::{self, Begun, Write, Writer, Written};
+use crate::sink::{self, Begun, PendingWrite, Writer, Written};
 use crate::statements::{self, Work, statement_problem};
 use crate::tables;
 
@@ -191,7 +190,7 @@ impl Job {
             let (result, counters) = panics::caught(self.take_turn(index, last, statement, journal.as_deref_mut()))
                 .await
                 .map_err(|problem| statements::in_statement(problem, index, total))?;
-            let recorded = recorded(&self.order.writer, index, &result);
+            let recorded = journal::outcome_of(&self.order.writer, index, &result);
             let outcome = StatementOutcome {
                 elapsed: started.elapsed(),
                 counters,
@@ -211,7 +210,7 @@ impl Job {
             );
             self.tell_finished(index, outcome).await;
             if let (Some(journal), Some(recorded)) = (journal.as_deref_mut(), recorded)
-                && is_to_run(&journal.action(index))
+                && journal.lacks(index)
             {
                 journal.done(index, recorded).await?;
             }
@@ -375,10 +374,7 @@ impl Job {
         let input = planner.create_physical_plan(input).await.map_err(told)?;
         let files = scanned_files(input.as_ref());
         let pending = match sink::begin(&self.session, &self.order.writer, index, destination, input).await? {
-            Begun::Run(write) => PendingWrite {
-                write: Some(write),
-                abandoned: &self.abandoned,
-            },
+            Begun::Run(write) => PendingWrite::new(write, &self.abandoned),
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
         };
         let mut running = match self.engine.submit(pending.plan(), self.session.task_ctx()).await {
@@ -428,73 +424,6 @@ impl Job {
     async fn tell(&self, event: JobEvent) {
         // Nobody listening is no reason to stop the job.
         drop(self.events.send(event).await);
-    }
-}
-
-/// A write under way. One that is dropped, because the job was stopped, is abandoned by a task of its own: what it has
-/// left at its destination would be paid for, and seen by nobody.
-struct PendingWrite<'a> {
-    /// Gone once it is decided.
-    write: Option<Box<Write>>,
-    abandoned: &'a TaskTracker,
-}
-
-impl PendingWrite<'_> {
-    fn plan(&self) -> Arc<dyn ExecutionPlan> {
-        self.undecided().plan()
-    }
-
-    fn undecided(&self) -> &Write {
-        self.write
-            .as_ref()
-            .expect("a write is there until it is decided, which takes it")
-    }
-
-    async fn commit(mut self, receipts: &[RecordBatch]) -> Result<Written, Problem> {
-        let write = self.write.take().expect("a write is decided once");
-        write.commit(receipts).await
-    }
-
-    async fn abandon(mut self) {
-        if let Some(write) = self.write.take() {
-            write.abandon().await;
-        }
-    }
-}
-
-impl Drop for PendingWrite<'_> {
-    fn drop(&mut self) {
-        if let (Some(write), Ok(runtime)) = (self.write.take(), Handle::try_current()) {
-            self.abandoned.spawn_on(async move { write.abandon().await }, &runtime);
-        }
-    }
-}
-
-/// What the journal is to say of a statement that ended with `result`; `None` where it says it already.
-fn recorded(writer: &Writer, index: usize, result: &StatementResult) -> Option<Outcome> {
-    Some(match result {
-        StatementResult::Session => Outcome::Replay,
-        StatementResult::Rows(preview) => Outcome::Query(QueryDone {
-            preview: None,
-            rows: preview.rows_total,
-            location: None,
-        }),
-        StatementResult::Written(written) => Outcome::Write(WriteDone {
-            write_id: sink::write_id(writer, index),
-            location: written.location.clone(),
-            rows: written.rows,
-            files: written.files,
-            bytes: written.bytes,
-        }),
-        StatementResult::Earlier { rows: _ } => return None,
-    })
-}
-
-/// Whether the journal does not yet say that the statement is done.
-fn is_to_run(action: &Action) -> bool {
-    match action {
-        Action::Run | Action::ShowAgain => true,
-        Action::Replay | Action::SkipQuery(_) | Action::SkipWrite(_) => false,
     }
 }
 

@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 use trireme_batch_durable::journal::{
-    Action, FileJournal, JobOutcome, Journal, JournalError, JournalStore, ObjectJournal, Record, ResumeError,
-    ResumePlan, StatementOutcome, resume,
+    Action, FileJournal, JobOutcome, Journal, JournalError, JournalStore, ObjectJournal, QueryDone, Record,
+    ResumeError, ResumePlan, StatementOutcome, WriteDone, resume,
 };
 use trireme_batch_durable::{Fingerprint, Generation, WriteId};
 use trireme_core::store::{ConcreteStore, StoreFactory};
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 
-use crate::job::JobOrder;
+use crate::job::{JobOrder, StatementResult};
 use crate::problems::{causes, of_store_location, problem_of_cause};
+use crate::sink::{self, Writer};
 use crate::statements;
 
 /// The journal of one run of a job, open for this driver.
@@ -70,6 +71,14 @@ impl JobJournal {
     /// What is to be done with statement `index`.
     pub fn action(&self, index: usize) -> Action {
         self.resume.actions.get(index).cloned().unwrap_or(Action::Run)
+    }
+
+    /// Whether it does not say yet that statement `index` is done.
+    pub fn lacks(&self, index: usize) -> bool {
+        match self.action(index) {
+            Action::Run | Action::ShowAgain => true,
+            Action::Replay | Action::SkipQuery(_) | Action::SkipWrite(_) => false,
+        }
     }
 
     /// Statement `index`, whose text is `sql`, is about to run.
@@ -148,6 +157,26 @@ fn store_at(stores: &StoreFactory, storage: &str, run: &str) -> Result<Arc<dyn J
         }
         ConcreteStore::S3(store) => Arc::new(ObjectJournal::new(store, place.path.join(run))),
         ConcreteStore::Memory(store) => Arc::new(ObjectJournal::new(store, place.path.join(run))),
+    })
+}
+
+/// What the journal is to say of a statement that ended with `result`; `None` where it says it already.
+pub fn outcome_of(writer: &Writer, index: usize, result: &StatementResult) -> Option<StatementOutcome> {
+    Some(match result {
+        StatementResult::Session => StatementOutcome::Replay,
+        StatementResult::Rows(preview) => StatementOutcome::Query(QueryDone {
+            preview: None,
+            rows: preview.rows_total,
+            location: None,
+        }),
+        StatementResult::Written(written) => StatementOutcome::Write(WriteDone {
+            write_id: sink::write_id(writer, index),
+            location: written.location.clone(),
+            rows: written.rows,
+            files: written.files,
+            bytes: written.bytes,
+        }),
+        StatementResult::Earlier { rows: _ } => return None,
     })
 }
 

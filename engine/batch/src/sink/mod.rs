@@ -8,6 +8,7 @@ mod destination;
 mod encode;
 mod exec;
 mod parts;
+mod pending;
 mod reader;
 mod stores;
 
@@ -28,6 +29,7 @@ use crate::statements::statement_problem;
 
 pub use destination::{Destination, destination_of, register_created};
 pub use exec::{PartSinkExec, SinkOrder, decode_sink, encode_sink};
+pub use pending::PendingWrite;
 pub use reader::recorded_files;
 
 /// Who writes: the same for every statement of one driver.
