@@ -33,18 +33,19 @@ fn main() {
     println!("| round | undisturbed | killed at | replaced after 3 s | ratio | not replaced | ratio |");
     println!("|---|---|---|---|---|---|---|");
     for round in 1..=rounds {
-        let (calm, _) = run(&data, None, None);
-        let half = calm / 2;
-        let (replaced, at) = run(&data, Some(half), Some(REPLACED_AFTER));
-        let (alone, _) = run(&data, Some(half), None);
+        let calm = run(&data, None, None);
+        let half = Some(calm.launches / 2);
+        let replaced = run(&data, half, Some(REPLACED_AFTER));
+        let alone = run(&data, half, None);
+        let seconds = |run: &Run| run.elapsed.as_secs_f64();
         println!(
             "| {round} | {:.1} s | {:.1} s | {:.1} s | {:.2} | {:.1} s | {:.2} |",
-            calm.as_secs_f64(),
-            at.as_secs_f64(),
-            replaced.as_secs_f64(),
-            replaced.as_secs_f64() / calm.as_secs_f64(),
-            alone.as_secs_f64(),
-            alone.as_secs_f64() / calm.as_secs_f64(),
+            seconds(&calm),
+            replaced.killed.as_secs_f64(),
+            seconds(&replaced),
+            seconds(&replaced) / seconds(&calm),
+            seconds(&alone),
+            seconds(&alone) / seconds(&calm),
         );
     }
 }
@@ -53,22 +54,32 @@ fn argument(number: usize, usual: &str) -> String {
     env::args().nth(number).unwrap_or_else(|| usual.to_owned())
 }
 
-/// Runs the query; kills a worker `kill` after it began and starts another `replace` after that. Returns the time from the
-/// query's begin to its end, and when the kill came.
-fn run(data: &str, kill: Option<Duration>, replace: Option<Duration>) -> (Duration, Duration) {
-    let mut cluster = Cluster::start(Cluster::program(2, &job(data)).limit(LIMIT));
+/// One run, from when both workers were there.
+struct Run {
+    elapsed: Duration,
+    /// When the kill came.
+    killed: Duration,
+    /// Tasks that were given away.
+    launches: usize,
+}
+
+/// Runs the queries; kills a worker at launch `kill` and starts another `replace` after that.
+fn run(data: &str, kill: Option<usize>, replace: Option<Duration>) -> Run {
+    let program = Cluster::program(2, &job(data)).limit(LIMIT);
+    let mut cluster = Cluster::start(program).patient(LIMIT);
     cluster.wait_until("both workers", |log| log.workers.len() == 2);
     let started = Instant::now();
     cluster.signal_parent(Signal::STOP);
     let mut killed = Duration::ZERO;
     let mut replacement: Option<Running> = None;
     if let Some(kill) = kill {
-        thread::sleep(kill.saturating_sub(started.elapsed()));
+        cluster.wait_until("the middle", |log| log.launches.len() >= kill);
         let worker = cluster.arguments_of("worker");
         let victim = cluster.log().workers[0].id;
         assert!(cluster.signal_worker(victim, Signal::KILL), "the worker had ended");
         killed = started.elapsed();
         if let Some(wait) = replace {
+            // What is measured: there is nothing to wait for but the time that a pod takes.
             thread::sleep(wait);
             let scratch = env::temp_dir().join(format!("trireme-replacement-{}", std::process::id()));
             let options = [
@@ -78,18 +89,19 @@ fn run(data: &str, kill: Option<Duration>, replace: Option<Duration>) -> (Durati
             replacement = Some(trireme(with_options(&worker, &options)).limit(LIMIT).spawn());
         }
     }
-    while cluster.driver().is_some() {
-        thread::sleep(Duration::from_millis(5));
-    }
+    cluster.wait_until("the end of both queries", |log| log.costs.len() == 2);
     let elapsed = started.elapsed();
+    let launches = cluster.log().launches.len();
     cluster.signal_parent(Signal::CONT);
     let (output, _) = cluster.wait();
     let _ = output.succeeded();
-    if let Some(replacement) = replacement {
-        // One that came too late looks for its driver for minutes.
-        drop(replacement);
+    // One that came too late would look for its driver for minutes.
+    drop(replacement);
+    Run {
+        elapsed,
+        killed,
+        launches,
     }
-    (elapsed, killed)
 }
 
 /// TPC-H Q18 and Q9: joins and aggregations of the largest tables.
