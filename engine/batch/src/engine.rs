@@ -17,6 +17,12 @@ pub trait BatchEngine: Send + Sync {
     /// What this engine needs of the session that plans for it (partition counts, optimizer switches).
     fn configure(&self, config: SessionConfig) -> SessionConfig;
 
+    /// How many partitions would suit `plan` better than `partitions`, for which it was made.
+    fn suitable_partitions(&self, plan: &dyn ExecutionPlan, partitions: usize) -> Option<usize> {
+        let (_, _) = (plan, partitions);
+        None
+    }
+
     /// Starts `plan`. Rows arrive on the stream; dropping it cancels what still runs.
     ///
     /// # Errors

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::displayable;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::SessionContext;
 use trireme_spec::problem::Problem;
 
-use crate::cluster::{ClusterEngine, cluster_settings};
+use crate::cluster::{ClusterEngine, cluster_settings, suitable_tasks};
 use crate::job::JobOrder;
 use crate::memory::SlotMemory;
 use crate::sink;
@@ -80,7 +80,8 @@ async fn stages(
     let keeping = config.clone().with_create_default_catalog_and_schema(false);
     let builder = datafusion::execution::SessionStateBuilder::new_from_existing(state).with_config(keeping);
     let cluster = SessionContext::new_with_state(builder.build());
-    let distributed = cluster.state().create_physical_plan(plan).await.map_err(told)?;
+    let suitable = |plan: &dyn ExecutionPlan, tasks| suitable_tasks(plan, tasks, slots, memory);
+    let distributed = statements::physical_plan(cluster.state(), plan, suitable).await?;
     let _ = writeln!(text, "   On workers with {slots} slots:");
     for stage in ClusterEngine::explain(distributed, &config).map_err(told)? {
         let inputs: Vec<_> = stage.inputs.iter().map(|input| format!("stage {input}")).collect();

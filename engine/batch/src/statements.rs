@@ -1,9 +1,12 @@
 //! A job's SQL text as statements, and what kind of work each is.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
@@ -91,6 +94,24 @@ pub async fn plan(
         .collect();
     plan.with_param_values(ParamValues::Map(values))
         .map_err(|error| problem_of(&error, SOURCE))
+}
+
+/// What runs for `plan`. `suitable` is shown what was made, and for how many partitions, and may ask for another number.
+///
+/// # Errors
+/// What cannot be planned.
+pub async fn physical_plan(
+    mut planner: SessionState,
+    plan: &LogicalPlan,
+    suitable: impl Fn(&dyn ExecutionPlan, usize) -> Option<usize>,
+) -> Result<Arc<dyn ExecutionPlan>, Problem> {
+    let told = |error| statement_problem(&error);
+    let made = planner.create_physical_plan(plan).await.map_err(told)?;
+    let Some(partitions) = suitable(made.as_ref(), planner.config().target_partitions()) else {
+        return Ok(made);
+    };
+    planner.config_mut().options_mut().execution.target_partitions = partitions;
+    planner.create_physical_plan(plan).await.map_err(told)
 }
 
 /// What running a statement means.

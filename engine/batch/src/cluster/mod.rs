@@ -15,6 +15,7 @@ mod settings;
 mod stages;
 mod task;
 mod worker;
+mod waves;
 mod worker_facts;
 
 pub use broadcast::BroadcastJoins;
@@ -22,3 +23,4 @@ pub use data_port::DataPort;
 pub use driver::{ClusterEngine, ClusterOptions, cluster_settings};
 pub use stages::PlannedStage;
 pub use worker::{Ended, Worker, WorkerError};
+pub use waves::suitable_tasks;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ballista_core::extension::{EndpointOverrideFn, SessionConfigExt};
 use datafusion::prelude::SessionConfig;
 
+use super::waves::one_wave;
 use crate::joins::PlanningOptions;
 use crate::memory::{FETCH_WINDOW_BYTES, SlotMemory};
 
@@ -19,11 +20,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// The driver's planning settings for `slots` tasks at a time, each with `memory`.
 pub fn planning(config: SessionConfig, slots: usize, memory: SlotMemory) -> SessionConfig {
-    // Two waves of tasks: half as much to do again when one is lost, and the slower half evens out.
-    let partitions = (slots * 2).max(2);
     config
         .upgrade_for_ballista()
-        .with_target_partitions(partitions)
+        .with_target_partitions(one_wave(slots))
         // A hash join beats a sort-merge join wherever its build side fits, which a rule of ours judges.
         .set_bool("datafusion.optimizer.prefer_hash_join", true)
         .with_option_extension(PlanningOptions::within(memory))
@@ -103,10 +102,10 @@ mod tests {
         let told = changed_settings(&planning(config, 3, memory));
         assert_eq!(
             told.get("datafusion.execution.target_partitions").map(String::as_str),
-            Some("6")
+            Some("3")
         );
         let config = worker_settings(&told, memory, Arc::new(Ok)).unwrap();
-        assert_eq!((config.batch_size(), config.target_partitions()), (1000, 6));
+        assert_eq!((config.batch_size(), config.target_partitions()), (1000, 3));
         assert_eq!(config.options().execution.sort_spill_reservation_bytes, 10 << 20);
     }
 }

@@ -27,6 +27,7 @@ use trireme_spec::report::{StageReport, TaskCounts, WorkerReport};
 use super::codec::PlanCodec;
 use super::settings::{changed_settings, planning};
 use super::stages::{PlannedStage, StageLimits, check_stages, plan_stages};
+use super::waves::suitable_tasks;
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress, RunningPlan};
 use crate::memory::SlotMemory;
 use crate::problems::told;
@@ -106,7 +107,15 @@ pub fn cluster_settings(config: SessionConfig, slots: usize, memory: SlotMemory)
 #[async_trait]
 impl BatchEngine for ClusterEngine {
     fn configure(&self, config: SessionConfig) -> SessionConfig {
-        planning(config, self.options.slots, self.options.slot_memory)
+        let config = planning(config, self.options.slots, self.options.slot_memory);
+        if self.options.one_machine {
+            return without_compression(config);
+        }
+        config
+    }
+
+    fn suitable_partitions(&self, plan: &dyn ExecutionPlan, partitions: usize) -> Option<usize> {
+        suitable_tasks(plan, partitions, self.options.slots, self.options.slot_memory)
     }
 
     async fn submit(&self, plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<RunningPlan> {
