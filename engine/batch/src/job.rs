@@ -2,7 +2,6 @@
 //!
 //! What happens is told as [`JobEvent`]s; who listens decides what to show. Nothing here prints.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +9,6 @@ use std::time::{Duration, Instant};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
-use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -24,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use trireme_batch_durable::journal::Action;
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
-use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
+use trireme_spec::problem::{ErrorCode, Problem};
 use trireme_spec::report::StageReport;
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
@@ -313,8 +310,8 @@ impl Job {
         planner: SessionState,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
         let told = |error| statement_problem(&error);
-        let plan = planner.create_physical_plan(plan).await.map_err(told)?;
-        let files = scanned_files(plan.as_ref());
+        let suitable = |plan: &dyn ExecutionPlan, partitions| engine.suitable_partitions(plan, partitions);
+        let plan = statements::physical_plan(planner, plan, suitable).await?;
         let mut running = engine.submit(plan, self.session.task_ctx()).await.map_err(told)?;
         let mut preview = Preview {
             schema: running.rows.schema(),
@@ -334,7 +331,7 @@ impl Job {
                             preview.batches.push(batch.slice(0, keep));
                         }
                     }
-                    Some(Err(error)) => return Err(naming(statement_problem(&error), &files)),
+                    Some(Err(error)) => return Err(statement_problem(&error)),
                     None => break,
                 },
                 _ = ticks.tick() => self.tell_progress(index, running.progress.as_ref()),
@@ -371,8 +368,8 @@ impl Job {
         planner: SessionState,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
         let told = |error| statement_problem(&error);
-        let input = planner.create_physical_plan(input).await.map_err(told)?;
-        let files = scanned_files(input.as_ref());
+        let suitable = |plan: &dyn ExecutionPlan, partitions| self.engine.suitable_partitions(plan, partitions);
+        let input = statements::physical_plan(planner, input, suitable).await?;
         let pending = match sink::begin(&self.session, &self.order.writer, index, destination, input).await? {
             Begun::Run(write) => PendingWrite::new(write, &self.abandoned),
             Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
@@ -392,7 +389,7 @@ impl Job {
                     Some(Ok(batch)) => receipts.push(batch),
                     Some(Err(error)) => {
                         pending.abandon().await;
-                        return Err(naming(statement_problem(&error), &files));
+                        return Err(statement_problem(&error));
                     }
                     None => break,
                 },
@@ -425,41 +422,6 @@ impl Job {
         // Nobody listening is no reason to stop the job.
         drop(self.events.send(event).await);
     }
-}
-
-/// Files that are named in an error at most: it is one of them, and more would hide it.
-const FILES_NAMED_MAX: usize = 3;
-
-/// The first files that `plan` reads, for errors of decoders, which know no names.
-fn scanned_files(plan: &dyn ExecutionPlan) -> Vec<String> {
-    let mut files = Vec::new();
-    collect_files(plan, &mut files);
-    files
-}
-
-fn collect_files(plan: &dyn ExecutionPlan, files: &mut Vec<String>) {
-    if let Some(source) = plan.downcast_ref::<DataSourceExec>() {
-        let source: &dyn Any = source.data_source().as_ref();
-        if let Some(scan) = source.downcast_ref::<FileScanConfig>() {
-            let names = scan
-                .file_groups
-                .iter()
-                .flat_map(|group| group.iter())
-                .map(|file| file.object_meta.location.to_string());
-            files.extend(names.take(FILES_NAMED_MAX.saturating_sub(files.len())));
-        }
-    }
-    for child in plan.children() {
-        collect_files(child.as_ref(), files);
-    }
-}
-
-/// Says which files were being read when data could not be.
-fn naming(mut problem: Problem, files: &[String]) -> Problem {
-    if problem.code.class() == ErrorClass::Data && !files.is_empty() {
-        problem.message = format!("{} (reading {})", problem.message, files.join(", "));
-    }
-    problem
 }
 
 /// Checks a job's SQL as far as it can be checked without reading data.

@@ -12,6 +12,7 @@ use datafusion::prelude::SessionConfig;
 use trireme_spec::report::{StageReport, WorkerReport};
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress, RunningPlan};
+use crate::tables::guard_scans;
 
 /// The embedded engine: DataFusion on this process's threads.
 #[derive(Debug, Default)]
@@ -24,6 +25,7 @@ impl BatchEngine for LocalEngine {
     }
 
     async fn submit(&self, plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> Result<RunningPlan> {
+        let plan = guard_scans(plan)?;
         let rows = execute_stream(Arc::clone(&plan), context)?;
         Ok(RunningPlan {
             rows,

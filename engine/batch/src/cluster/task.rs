@@ -41,6 +41,7 @@ use crate::problems::{Told, causes};
 use crate::sink::PartSinkExec;
 use crate::statements::statement_problem;
 
+use crate::tables::guard_scans;
 /// What a worker needs to know of a stage; sent once to each worker, before the first task of the stage.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StageOrder {
@@ -230,7 +231,7 @@ fn bind_writer(
     let Some(child) = stage.children().into_iter().next().cloned() else {
         return internal_err!("the plan of stage {} does not end in a shuffle writer", order.stage);
     };
-    let child = bind_leaves(restrict(child, &partition)?, environment, &cancel)?;
+    let child = guard_scans(bind_leaves(restrict(child, &partition)?, environment, &cancel)?)?;
     let (run, task) = (JobId::new(order.run.as_str()), order.task as usize);
     let (number, folder) = (order.stage as usize, environment.work_dir.clone());
     if let Some(writer) = stage.downcast_ref::<SortShuffleWriterExec>() {

@@ -22,6 +22,7 @@ use futures::TryStreamExt;
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::location::place;
+use super::scans::looking_into;
 use super::snapshot::Snapshot;
 use crate::problems::told;
 
@@ -89,7 +90,7 @@ impl FilesTable {
             .with_table_partition_cols(partitions.collect());
         let schema = match &definition.schema {
             Some(schema) => Arc::clone(schema),
-            None => options.infer_schema(state, url).await?,
+            None => looking_into("", options.infer_schema(state, url)).await?,
         };
         if schema.fields().is_empty() && definition.partition_columns.is_empty() {
             let text = format!(
@@ -204,7 +205,8 @@ impl TableProvider for FilesTable {
         let session = session_of(state)?;
         loop {
             let snapshot = Snapshot::of(session, self.place()).await?;
-            let scan = self.listing.scan(snapshot.session(), projection, filters, limit).await;
+            let planning = self.listing.scan(snapshot.session(), projection, filters, limit);
+            let scan = looking_into(&self.definition.location, planning).await;
             if snapshot.lasts().await? {
                 return scan;
             }

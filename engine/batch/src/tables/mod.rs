@@ -1,7 +1,9 @@
 //! The manifest's `tables` as tables of the session, so that SQL need not repeat where data lies.
 
+mod arrow_files;
 mod files;
 mod location;
+mod scans;
 mod snapshot;
 
 use std::collections::HashMap;
@@ -17,6 +19,7 @@ use crate::panics;
 use crate::problems::problem_of;
 
 pub use files::{FilesDefinition, FilesTable, FilesTableFactory};
+pub use scans::guard_scans;
 
 /// Registers `table`. Its columns are read from its files.
 ///

@@ -1,0 +1,172 @@
+//! Stands over a scan of files and tells what is wrong with a file as that, and of which file.
+//!
+//! Decoders know neither: a damaged page reaches us as an invalid argument of somebody, or as a panic. None of this belongs
+//! into a plan that is sent or shown, so scans are guarded where they run.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::future::ready;
+use futures::{FutureExt, StreamExt};
+use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
+
+use super::arrow_files::ArrowScan;
+use crate::panics::problem_of_last;
+use crate::problems::{carried, problem_of, told};
+
+/// `plan` with a guard over each scan of files, and our own reader of Arrow files. For a plan that is run next.
+///
+/// # Errors
+/// None of its own; those of plan nodes that do not take other children.
+pub fn guard_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let guarded = plan.transform_up(|node| {
+        let Some(config) = files_of(&node) else {
+            return Ok(Transformed::no(node));
+        };
+        let scan = if config.file_source().is::<ArrowSource>() {
+            let source = Arc::new(ArrowScan::new(Arc::clone(config.file_source())));
+            let config = FileScanConfigBuilder::from(config.clone()).with_source(source).build();
+            DataSourceExec::from_data_source(config)
+        } else {
+            node
+        };
+        Ok(Transformed::yes(Arc::new(FileScanExec { scan }) as _))
+    })?;
+    Ok(guarded.data)
+}
+
+fn files_of(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    node.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
+}
+
+#[derive(Debug)]
+struct FileScanExec {
+    scan: Arc<dyn ExecutionPlan>,
+}
+
+impl FileScanExec {
+    /// The files that `partition` reads, for people.
+    fn place(&self, partition: usize) -> String {
+        let Some(config) = files_of(&self.scan) else {
+            return String::new();
+        };
+        let files = config.file_groups.get(partition).map_or(&[][..], |group| group.files());
+        let url = config.object_store_url.as_str();
+        let root = url.strip_prefix("file://").unwrap_or(url);
+        match files {
+            [] => String::new(),
+            [file] => format!("{root}{}", file.object_meta.location),
+            [first, rest @ ..] => format!("{root}{} or one of {} others", first.object_meta.location, rest.len()),
+        }
+    }
+}
+
+impl DisplayAs for FileScanExec {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FileScanExec")
+    }
+}
+
+impl ExecutionPlan for FileScanExec {
+    fn name(&self) -> &str {
+        "FileScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.scan.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.scan]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let Ok([scan]) = <[_; 1]>::try_from(children) else {
+            return internal_err!("FileScanExec has one child");
+        };
+        Ok(Arc::new(Self { scan }))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let place = self.place(partition);
+        let rows = self.scan.execute(partition, context)?;
+        let schema = rows.schema();
+        let rows = AssertUnwindSafe(rows).catch_unwind();
+        let told = rows.map(move |item| match item {
+            Ok(rows) => rows.map_err(|error| of_file(error, &place)),
+            Err(_) => Err(told(damaged(problem_of_last(), &place))),
+        });
+        // After a panic, the scan is in no state to go on.
+        let told = told.scan(false, |failed, item| {
+            let item = (!*failed).then_some(item);
+            *failed |= matches!(item, Some(Err(_)));
+            ready(item)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, told)))
+    }
+}
+
+/// Runs `work`, which looks into the files at `place`.
+///
+/// # Errors
+/// Those of `work`, blamed on the files where nothing else is known to be at fault, and its panic.
+pub async fn looking_into<T>(place: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(done) => done.map_err(|error| of_file(error, place)),
+        Err(_) => Err(told(damaged(problem_of_last(), place))),
+    }
+}
+
+fn of_file(error: DataFusionError, place: &str) -> DataFusionError {
+    if carried(&error).is_some() {
+        return error;
+    }
+    let mut problem = problem_of(&error, "");
+    match (problem.code, problem.code.class()) {
+        (ErrorCode::DataMalformed | ErrorCode::Internal, _) => told(damaged(problem, place)),
+        (_, ErrorClass::Data) => {
+            problem.message = naming(problem.message, place);
+            told(problem)
+        }
+        _ => error,
+    }
+}
+
+fn naming(text: String, place: &str) -> String {
+    // Stores name what they were asked for, less the slash that a path begins with.
+    if text.contains(place.trim_start_matches('/')) {
+        text
+    } else {
+        format!("{place}: {text}")
+    }
+}
+
+fn damaged(problem: Problem, place: &str) -> Problem {
+    let text = naming(problem.message, place);
+    let usual = || "check that the file is complete and of the declared format".to_owned();
+    let remedy = match (problem.code, problem.remedy) {
+        (ErrorCode::DataMalformed, Some(remedy)) => remedy,
+        _ => usual(),
+    };
+    Problem::new(ErrorCode::DataMalformed, text).remedy(remedy)
+}
