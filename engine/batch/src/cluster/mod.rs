@@ -4,6 +4,7 @@
 mod broadcast;
 mod clients;
 mod codec;
+mod compact;
 mod data_port;
 mod driver;
 mod guard;
