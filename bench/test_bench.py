@@ -92,8 +92,8 @@ class Log(unittest.TestCase):
         log = """
 2026-01-01T00:00:00.000000Z  INFO trireme_batch::job: statement started job=tpch statement=1
 2026-01-01T00:00:00.100000Z DEBUG trireme_batch::cluster::driver: planned run=tpch-g1-r1 stages=1 tasks=2
-2026-01-01T00:00:00.700000Z DEBUG t: task done run=tpch-g1-r1 stage=1 task=1 prepare_us=100000 elapsed_us=500000 rows_read=9 bytes=40
-2026-01-01T00:00:01.100000Z DEBUG t: task done run=tpch-g1-r1 stage=1 task=2 prepare_us=0 elapsed_us=1000000 rows_read=9 bytes=2
+2026-01-01T00:00:00.700000Z DEBUG t: task finished run=tpch-g1-r1 attempt=1 prepare_us=100000 elapsed_us=500000 rows_read=9 bytes=40
+2026-01-01T00:00:01.100000Z DEBUG t: task finished run=tpch-g1-r1 attempt=2 prepare_us=0 elapsed_us=1000000 rows_read=9 bytes=2
 """
         [query] = breakdown.read_log(log, slots=2)
         self.assertEqual((query.stages, query.tasks, query.shuffle_bytes), (1, 2, 42))

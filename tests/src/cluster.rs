@@ -335,10 +335,10 @@ impl ClusterLog {
             self.marks.push(Mark::Committing);
         } else if said.starts_with("committed ") {
             self.marks.push(Mark::Committed);
-        } else if said.starts_with("task runs ") && line.contains(&format!("-g{}-r", self.generation)) {
+        } else if said.starts_with("task started ") && line.contains(&format!("-g{}-r", self.generation)) {
             // A worker that has not noticed yet may still speak of the driver before.
             self.marks.push(Mark::Runs {
-                task: number("task"),
+                task: number("attempt"),
                 reads_shuffle: text("reads").contains("shuffle"),
                 writes_parts: text("writes").contains("parts"),
             });
@@ -404,8 +404,8 @@ mod tests {
              T DEBUG trireme_batch::journal: journaled record=\"statement-started\"\n\
              T DEBUG trireme_batch::sink: committing location=/x parts=2\n\
              T  INFO trireme_batch::journal: journal opened job=a run=\"x\" generation=2 statements_done=1\n\
-             T DEBUG trireme_batch::cluster::task: task runs run=a-g1-r1 stage=1 partition=0 task=1 reads=\"tables\" writes=\"shuffle\"\n\
-             T DEBUG trireme_batch::cluster::task: task runs run=a-g2-r1 stage=1 partition=0 task=2 reads=\"shuffle\" writes=\"parts\"\n",
+             T DEBUG trireme_batch::cluster::task: task started run=a-g1-r1 attempt=1 reads=\"tables\" writes=\"shuffle\"\n\
+             T DEBUG trireme_batch::cluster::task: task started run=a-g2-r1 attempt=2 reads=\"shuffle\" writes=\"parts\"\n",
         );
         let runs = Mark::Runs {
             task: 2,

@@ -41,8 +41,8 @@ use crate::memory::SlotMemory;
 use crate::problems::{Told, causes};
 use crate::sink::PartSinkExec;
 use crate::statements::statement_problem;
-
 use crate::tables::guard_scans;
+
 /// What a worker needs to know of a stage; sent once to each worker, before the first task of the stage.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StageOrder {
@@ -153,23 +153,23 @@ pub async fn run_task(
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
     let writer = bind_writer(stage, order, environment, cancel)?;
     let prepared = started.elapsed();
+    // Stage, task and attempt are in the span; tests and tools look for the run and the attempt in the line.
     tracing::debug!(
         run = %order.run,
-        stage = order.stage,
-        partition = order.partition,
-        task = order.task,
+        attempt = order.task,
         reads = if order.inputs.is_empty() { "tables" } else { "shuffle" },
         writes = if writes_parts(writer.as_ref()) { "parts" } else { "shuffle" },
-        "task runs"
+        "task started"
     );
     let partitions = drive_writer(Arc::clone(&writer), context).await?;
     let mut counters = PlanCounters::default();
     add_operator(writer.as_ref(), &mut counters);
     tracing::debug!(
-        run = %order.run, stage = order.stage, partition = order.partition, task = order.task,
+        run = %order.run, attempt = order.task,
         prepare_us = prepared.as_micros() as u64, elapsed_us = started.elapsed().as_micros() as u64,
         rows_read = counters.rows_read, bytes = partitions.iter().map(|written| written.bytes).sum::<u64>(),
-        "task done"
+        spilled_bytes = counters.spilled_bytes,
+        "task finished"
     );
     Ok(TaskReport {
         partitions,

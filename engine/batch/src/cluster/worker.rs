@@ -286,7 +286,6 @@ impl Attached {
         };
         let work = work.instrument(span.clone());
         let attempt = async move {
-            tracing::debug!("task started");
             // A task of its own, so that a panic in user data costs one attempt and not the worker.
             let outcome = tokio::spawn(work).await;
             let spilled = match &outcome {
@@ -296,7 +295,6 @@ impl Attached {
             facts.ended(task, spilled);
             match outcome {
                 Ok(Ok(report)) => {
-                    tracing::debug!(rows_read = report.rows_read, spilled_bytes = spilled, "task finished");
                     // First what it cost, so that who hears of the end knows all of it. A driver that is gone wants neither.
                     drop(link.send(ToDriver::Heartbeat(facts.heartbeat())).await);
                     report_success(&link, task, &report).await;
