@@ -136,7 +136,8 @@ CONTENDERS = [
         TWO_WORKERS,
         "Trireme on 2 workers",
         f"`trireme run --workers {WORKERS} --memory {MEMORY_BYTES // WORKERS // GIB}Gi`: a driver and {WORKERS} workers of "
-        "one slot; mTLS on every connection; partitions and joins as it chooses by itself",
+        "one slot; mTLS on every connection; partitions, joins and compression as it chooses by itself (shuffles are not "
+        "compressed where all workers are on one machine)",
         trireme_workers,
     ),
     Contender(

@@ -81,6 +81,8 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             generation: generation.get(),
             slots: args.slots.unwrap_or_else(|| spec.executors.ceiling().max(1) * cores) as usize,
             slot_memory: executor.per_slot(cores as usize),
+            // Nobody can attach from elsewhere.
+            one_machine: args.control.ip().is_loopback(),
             tls: files.clone(),
             scratch: results.clone(),
             limits: order.limits.clone(),

@@ -15,13 +15,13 @@ mod restrict;
 mod settings;
 mod stages;
 mod task;
-mod worker;
 mod waves;
+mod worker;
 mod worker_facts;
 
 pub use broadcast::BroadcastJoins;
 pub use data_port::DataPort;
 pub use driver::{ClusterEngine, ClusterOptions, cluster_settings};
 pub use stages::PlannedStage;
-pub use worker::{Ended, Worker, WorkerError};
 pub use waves::suitable_tasks;
+pub use worker::{Ended, Worker, WorkerError};

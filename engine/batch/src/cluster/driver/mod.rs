@@ -25,7 +25,7 @@ use trireme_spec::limits::Limits;
 use trireme_spec::report::{StageReport, TaskCounts, WorkerReport};
 
 use super::codec::PlanCodec;
-use super::settings::{changed_settings, planning};
+use super::settings::{changed_settings, planning, without_compression};
 use super::stages::{PlannedStage, StageLimits, check_stages, plan_stages};
 use super::waves::suitable_tasks;
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress, RunningPlan};
@@ -51,6 +51,8 @@ pub struct ClusterOptions {
     pub slots: usize,
     /// What each of them may take of its worker's memory.
     pub slot_memory: SlotMemory,
+    /// Whether all workers are on this machine, so that what is shuffled crosses no wire.
+    pub one_machine: bool,
     pub tls: TlsFiles,
     /// Where results that do not fit in memory wait to be read.
     pub scratch: std::path::PathBuf,
