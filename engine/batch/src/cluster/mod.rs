@@ -12,6 +12,7 @@ mod metadata;
 mod reads;
 mod repeatable;
 mod restrict;
+mod scan_parts;
 mod settings;
 mod stages;
 mod task;

@@ -19,6 +19,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::codec::PlanCodec;
 use super::repeatable::is_repeatable;
+use super::scan_parts::cut_between_files;
 use crate::local::partition_count;
 
 /// One stage, ready to be sent to workers.
@@ -51,7 +52,7 @@ pub fn plan_stages(
     codec: &PlanCodec,
 ) -> Result<Vec<PlannedStage>> {
     let writers = DefaultDistributedPlanner::new()
-        .plan_query_stages(&JobId::new(run), plan, config)
+        .plan_query_stages(&JobId::new(run), cut_between_files(plan)?, config)
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
     writers.iter().map(|writer| planned_stage(writer, codec)).collect()
 }
