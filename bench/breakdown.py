@@ -32,7 +32,7 @@ WORKERS_PARTITIONS = 4
 
 STARTED = re.compile(r"^(\S+)Z .*statement started")
 PLANNED = re.compile(r"^(\S+)Z .*planned run=\S+-r(\d+) stages=(\d+) tasks=(\d+)")
-DONE = re.compile(r"^(\S+)Z .*task finished run=\S+-r(\d+) .*prepare_us=(\d+) elapsed_us=(\d+) .*bytes=(\d+)")
+DONE = re.compile(r"^(\S+)Z .*task finished run=\S+-r(\d+) .*prepare_us=(\d+) elapsed_us=(\d+) .*? bytes=(\d+)")
 
 
 @dataclass

@@ -176,6 +176,23 @@ mod tests {
         }
     }
 
+    /// What DataFusion's own division makes of them, which is what has to be recognised.
+    #[test]
+    fn two_files_for_two_tasks_are_one_each() {
+        use datafusion::datasource::physical_plan::FileGroupPartitioner;
+        let whole = vec![FileGroup::new(vec![
+            PartitionedFile::new("a", 76_749_422),
+            PartitionedFile::new("b", 76_793_377),
+        ])];
+        let groups = FileGroupPartitioner::new()
+            .with_target_partitions(2)
+            .repartition_file_groups(&whole)
+            .expect("they are large enough to be cut");
+        assert_eq!(groups[0].len(), 2, "a piece of the second file is with the first one");
+        let files = whole_files(&groups).expect("all pieces are there");
+        assert_eq!(files.len(), 2);
+    }
+
     #[test]
     fn files_with_missing_pieces_are_left_alone() {
         let file = PartitionedFile::new("a", 100);

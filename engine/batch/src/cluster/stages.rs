@@ -51,8 +51,11 @@ pub fn plan_stages(
     config: &ConfigOptions,
     codec: &PlanCodec,
 ) -> Result<Vec<PlannedStage>> {
+    // The planner goes through each stage with an optimizer of DataFusion's, which would divide files anew.
+    let mut config = config.clone();
+    config.optimizer.repartition_file_scans = false;
     let writers = DefaultDistributedPlanner::new()
-        .plan_query_stages(&JobId::new(run), cut_between_files(plan)?, config)
+        .plan_query_stages(&JobId::new(run), cut_between_files(plan)?, &config)
         .map_err(|error| DataFusionError::External(Box::new(error)))?;
     writers.iter().map(|writer| planned_stage(writer, codec)).collect()
 }
@@ -135,9 +138,11 @@ fn number(value: usize) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::settings::planning;
+    use crate::memory::MemoryBudget;
     use crate::tpch::{Table, TpchScan};
     use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-    use datafusion::prelude::SessionContext;
+    use datafusion::prelude::{CsvReadOptions, SessionConfig, SessionContext};
     use prost::encoding::{WireType, encode_key, encode_varint};
     use trireme_spec::limits::Limits;
 
@@ -175,6 +180,30 @@ mod tests {
             bytes.extend(inner);
         }
         bytes
+    }
+
+    #[tokio::test]
+    async fn two_files_of_about_the_same_size_are_a_task_each() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, rows) in [("a", 100), ("b", 101)] {
+            let path = folder.path().join(name).with_extension("csv");
+            std::fs::write(path, format!("n\n{}", "1000\n".repeat(rows))).unwrap();
+        }
+        let memory = MemoryBudget::split(1 << 30).per_slot(1);
+        let config = planning(SessionConfig::new(), 2, memory).with_repartition_file_min_size(0);
+        let session = SessionContext::new_with_config(config);
+        let place = folder.path().to_str().unwrap();
+        session.register_csv("t", place, CsvReadOptions::new()).await.unwrap();
+        let query = session.sql("SELECT n, count(*) FROM t GROUP BY n").await.unwrap();
+        let plan = query.create_physical_plan().await.unwrap();
+        assert!(
+            displayable(plan.as_ref()).indent(false).to_string().contains("csv:0.."),
+            "DataFusion cuts files"
+        );
+        let config = session.copied_config();
+        let stages = plan_stages("run", plan, config.options(), &PlanCodec::default()).unwrap();
+        assert!(stages[0].text.contains("{2 groups: [["), "{}", stages[0].text);
+        assert!(!stages[0].text.contains("csv:"), "{}", stages[0].text);
     }
 
     #[test]

@@ -26,9 +26,13 @@ pub fn one_wave(slots: usize) -> usize {
 /// Tasks of a stage for `plan`, which was made for `tasks`; `None` where they are as many as they should be, or where somebody
 /// chose their number.
 pub fn suitable_tasks(plan: &dyn ExecutionPlan, tasks: usize, slots: usize, memory: SlotMemory) -> Option<usize> {
+    tasks_for(scanned_bytes(plan), tasks, slots, memory)
+}
+
+fn tasks_for(scanned_bytes: u64, tasks: usize, slots: usize, memory: SlotMemory) -> Option<usize> {
     let two_waves = (slots * 2).max(2);
     let wave_bytes = WAVE_BYTES_MAX.min(memory.operators / 4).saturating_mul(slots as u64);
-    let second = tasks == one_wave(slots) && tasks != two_waves && scanned_bytes(plan) > wave_bytes;
+    let second = tasks == one_wave(slots) && tasks != two_waves && scanned_bytes > wave_bytes;
     second.then_some(two_waves)
 }
 
@@ -57,29 +61,27 @@ fn scanned_bytes(plan: &dyn ExecutionPlan) -> u64 {
 mod tests {
     use super::*;
     use crate::memory::MemoryBudget;
-    use crate::tpch::{Table, TpchScan};
 
     #[test]
     fn a_second_wave_is_for_long_tasks() {
         let plenty = MemoryBudget::split(4 << 30).per_slot(1);
         let little = MemoryBudget::split(512 << 20).per_slot(1);
-        // A row of `orders` counts 64 bytes; the factor 1 has a million and a half, some 92 MiB.
-        for (scale, tasks, slots, memory, suitable) in [
-            (1.0, 2, 2, plenty, None),
-            (10.0, 2, 2, plenty, Some(4)),
-            (10.0, 16, 16, plenty, None),
-            (100.0, 16, 16, plenty, Some(32)),
-            (3.0, 2, 2, plenty, None),
-            (3.0, 2, 2, little, Some(4)),
+        let mib = 1 << 20;
+        for (bytes, tasks, slots, memory, suitable) in [
+            (512 * mib, 2, 2, plenty, None),
+            (513 * mib, 2, 2, plenty, Some(4)),
+            (513 * mib, 16, 16, plenty, None),
+            (5000 * mib, 16, 16, plenty, Some(32)),
+            (300 * mib, 2, 2, plenty, None),
+            (300 * mib, 2, 2, little, Some(4)),
+            (u64::MAX, 2, 2, plenty, Some(4)),
             // Somebody chose, or it is so already.
-            (100.0, 3, 2, plenty, None),
-            (100.0, 4, 2, plenty, None),
-            (100.0, 2, 1, plenty, None),
+            (u64::MAX, 3, 2, plenty, None),
+            (u64::MAX, 4, 2, plenty, None),
+            (u64::MAX, 2, 1, plenty, None),
         ] {
-            let parts = (0..4).map(|part| vec![part]).collect();
-            let scan = TpchScan::try_new(Table::Orders, scale, parts, Some(vec![0]), None).unwrap();
-            let found = suitable_tasks(&scan, tasks, slots, memory);
-            assert_eq!(found, suitable, "scale factor {scale}, {tasks} tasks, {slots} slots");
+            let found = tasks_for(bytes, tasks, slots, memory);
+            assert_eq!(found, suitable, "{bytes} bytes, {tasks} tasks, {slots} slots");
         }
     }
 }
