@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The long suites at full length. What they print goes to bench/results/soak-batch.txt, too.
+# The long suites at full length, on the development build or on TRIREME_BIN. What they print goes to bench/results/soak-batch.txt, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,12 +11,16 @@ suite() {
 {
     printf 'trireme %s, %s cores, %s, %s\n' "$(git describe --always --dirty)" "$(nproc)" \
         "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" "$(rustc --version)"
+    if [[ -n ${TRIREME_BIN:-} ]]; then
+        printf 'binary: %s, %s bytes\n' "$("$TRIREME_BIN" version | head -1)" "$(stat -c %s "$TRIREME_BIN")"
+    fi
     # Four points of workers and four of drivers.
     TRIREME_KILLS=${TRIREME_KILLS:-25} suite kills::
     TRIREME_KILLS=${TRIREME_KILLS:-25} suite recovery::
     TRIREME_COPY_SCALE=${TRIREME_COPY_SCALE:-7} suite large_copy::
     TRIREME_MEMORY_RUNS=${TRIREME_MEMORY_RUNS:-1:768,10:4096} TRIREME_MEMORY_DATA=${TRIREME_CACHE:-$HOME/.cache/trireme}/memory \
         suite memory::limits
+    TRIREME_FUZZ_CASES=${TRIREME_FUZZ_CASES:-300} suite fuzz::
     printf '\n==> simulation\n'
     TRIREME_SIM_SEEDS=${TRIREME_SIM_SEEDS:-300000} cargo test -p trireme-batch-schedule --locked --test simulation -- --nocapture
     # Captured output of jobs would be most of it.

@@ -34,6 +34,9 @@ const TABLES: [(&str, &str); 3] = [
     ("customer", "c_custkey, c_name"),
 ];
 
+/// As many tasks in a stage as a job of this length would not get by itself: there are more moments to kill at.
+const TWO_WAVES: &str = "SET datafusion.execution.target_partitions = 4;\n";
+
 /// Kills that must count, unless `TRIREME_KILLS` says how many.
 const KILLS: u64 = 5;
 
@@ -78,7 +81,7 @@ fn rows_dealt_out_at_random_are_counted_once_each() {
     let job = Job::get();
     let sql = "SELECT sum(rows), max(digest) IS NOT NULL FROM (SELECT bucket, count(*) AS rows, md5(CAST(bucket AS VARCHAR)) AS digest \
                FROM (SELECT CAST(floor(random() * 1000000) AS BIGINT) AS bucket FROM lineitem) GROUP BY bucket)";
-    let manifest = batch_job(sql, &job.tables);
+    let manifest = batch_job(&format!("{TWO_WAVES}{sql}"), &job.tables);
     let start = || Cluster::start(Cluster::program(2, &manifest));
     let (calm, _) = start().wait();
     let answer = calm.succeeded().stdout;
@@ -279,7 +282,7 @@ impl Job {
             // TPC-H Q18: two joins and two aggregations over the largest tables, and an order that leaves no choice.
             let query = fs::read_to_string(repository().join("tests/tpch/q18.sql")).unwrap();
             let tables = format!("tables:\n{}", tables.concat());
-            let manifest = batch_job(&query, &tables);
+            let manifest = batch_job(&format!("{TWO_WAVES}{query}"), &tables);
             let (output, log) = Cluster::start(Cluster::program(2, &manifest)).wait();
             let output = output.succeeded();
             assert!(output.stdout.lines().count() > 10, "{output}");
@@ -302,7 +305,7 @@ impl Job {
     /// A write of several parts. Digests keep its tasks busy, and its files large.
     fn write_to(&self, folder: &Path) -> Program {
         let sql = format!(
-            "COPY (SELECT *, md5(CAST(l_orderkey AS VARCHAR)) AS digest FROM lineitem) TO '{}/' STORED AS PARQUET",
+            "{TWO_WAVES}COPY (SELECT *, md5(CAST(l_orderkey AS VARCHAR)) AS digest FROM lineitem) TO '{}/' STORED AS PARQUET",
             folder.display()
         );
         Cluster::program(2, &batch_job(&sql, &self.tables))
