@@ -12,7 +12,7 @@ suite() {
     printf 'trireme %s, %s cores, %s, %s\n' "$(git describe --always --dirty)" "$(nproc)" \
         "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" "$(rustc --version)"
     if [[ -n ${TRIREME_BIN:-} ]]; then
-        printf 'binary: %s, %s bytes\n' "$("$TRIREME_BIN" version | head -1)" "$(stat -c %s "$TRIREME_BIN")"
+        printf 'binary: %s, %s bytes\n' "$("$TRIREME_BIN" version | sed -n 1p)" "$(stat -c %s "$TRIREME_BIN")"
     fi
     # Four points of workers and four of drivers.
     TRIREME_KILLS=${TRIREME_KILLS:-25} suite kills::
@@ -23,5 +23,6 @@ suite() {
     TRIREME_FUZZ_CASES=${TRIREME_FUZZ_CASES:-300} suite fuzz::
     printf '\n==> simulation\n'
     TRIREME_SIM_SEEDS=${TRIREME_SIM_SEEDS:-300000} cargo test -p trireme-batch-schedule --locked --test simulation -- --nocapture
-    # Captured output of jobs would be most of it.
-} 2>&1 | grep --line-buffered -vE '^(T?20[0-9-]{8}|command: |stdout:|stderr:|\[[0-9]+/[0-9]+\])' | tee bench/results/soak-batch.txt
+    # Captured output of jobs would be most of it; what cargo builds, and paths of one machine, say nothing.
+} 2>&1 | grep --line-buffered -vE '^(T?20[0-9-]{8}|command: |stdout:|stderr:|\[[0-9]+/[0-9]+\]| +(Compiling|Finished|Running) )' |
+    sed -uE 's/^(test [^ ]+ \.\.\.) command: .*/\1/' | tee bench/results/soak-batch.txt
