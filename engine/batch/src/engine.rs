@@ -18,8 +18,7 @@ pub trait BatchEngine: Send + Sync {
     fn configure(&self, config: SessionConfig) -> SessionConfig;
 
     /// How many partitions would suit `plan` better than `partitions`, for which it was made.
-    fn suitable_partitions(&self, plan: &dyn ExecutionPlan, partitions: usize) -> Option<usize> {
-        let (_, _) = (plan, partitions);
+    fn suitable_partitions(&self, _plan: &dyn ExecutionPlan, _partitions: usize) -> Option<usize> {
         None
     }
 

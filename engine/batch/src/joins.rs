@@ -8,7 +8,6 @@
 //! Estimates are wrong at times. A statement that fails because a hash join held too much ([`outgrown`]) is planned once
 //! more, with joins that sort ([`all_sorted`]).
 
-use std::any::Any;
 use std::sync::Arc;
 
 use datafusion::arrow::compute::SortOptions;
@@ -17,8 +16,6 @@ use datafusion::common::Result;
 use datafusion::common::config::{ConfigExtension, ConfigOptions};
 use datafusion::common::extensions_options;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -31,6 +28,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::cluster::BroadcastJoins;
 use crate::memory::SlotMemory;
+use crate::tables::file_scan;
 
 extensions_options! {
     /// Planning settings of ours; a job may change them with `SET`.
@@ -215,8 +213,7 @@ fn row_bytes(schema: &Schema) -> u64 {
 }
 
 fn file_bytes(leaf: &dyn ExecutionPlan) -> Option<u64> {
-    let source: &dyn Any = leaf.downcast_ref::<DataSourceExec>()?.data_source().as_ref();
-    let files = source.downcast_ref::<FileScanConfig>()?.file_groups.iter();
+    let files = file_scan(leaf)?.file_groups.iter();
     Some(
         files
             .flat_map(|group| group.iter())

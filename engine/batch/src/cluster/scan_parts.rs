@@ -14,6 +14,8 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanC
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::tables::file_scan;
+
 /// A cut moves by up to a part's size over this.
 const NEAR: u64 = 8;
 
@@ -23,10 +25,7 @@ const NEAR: u64 = 8;
 /// None of its own; those of plan nodes that do not take other children.
 pub fn cut_between_files(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let cut = plan.transform_up(|node| {
-        let scan = node
-            .downcast_ref::<DataSourceExec>()
-            .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>());
-        let Some((scan, groups)) = scan.and_then(|scan| Some((scan, divided(scan)?))) else {
+        let Some((scan, groups)) = file_scan(node.as_ref()).and_then(|scan| Some((scan, divided(scan)?))) else {
             return Ok(Transformed::no(node));
         };
         let scan = FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups);

@@ -5,12 +5,11 @@
 //! such as building the table of a join with a small input.
 
 use datafusion::common::stats::Precision;
-use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::statistics::StatisticsContext;
 use datafusion::physical_plan::{ExecutionPlan, StatisticsArgs};
 
 use crate::memory::SlotMemory;
+use crate::tables::file_scan;
 
 /// What a slot may read of files in one wave: on a core of today, a second or two of work.
 const WAVE_BYTES_MAX: u64 = 256 << 20;
@@ -43,10 +42,7 @@ fn scanned_bytes(plan: &dyn ExecutionPlan) -> u64 {
         let sizes = children.into_iter().map(|child| scanned_bytes(child.as_ref()));
         return sizes.fold(0, u64::saturating_add);
     }
-    let files = plan
-        .downcast_ref::<DataSourceExec>()
-        .and_then(|source| source.data_source().downcast_ref::<FileScanConfig>());
-    if let Some(scan) = files {
+    if let Some(scan) = file_scan(plan) {
         let files = scan.file_groups.iter().flat_map(|group| group.iter());
         return files.map(|file| file.effective_size()).sum();
     }

@@ -7,6 +7,7 @@
 //!
 //! Formats: <https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc>.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -323,6 +324,7 @@ fn read_stream(store: Arc<dyn ObjectStore>, meta: &ObjectMeta, columns: Vec<usiz
         left: meta.size,
         decoder: StreamDecoder::new(),
         columns,
+        ready: VecDeque::new(),
         ended: false,
     };
     stream::try_unfold(reading, |mut reading| async move {
@@ -337,14 +339,17 @@ struct StreamReading {
     left: u64,
     decoder: StreamDecoder,
     columns: Vec<usize>,
+    /// Decoded, and not handed on yet: a batch without a body is decoded when the next message comes.
+    ready: VecDeque<RecordBatch>,
     ended: bool,
 }
 
 impl StreamReading {
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        while !self.ended {
+        while self.ready.is_empty() && !self.ended {
             if self.left == 0 {
-                return self.end();
+                self.end()?;
+                break;
             }
             let mut frame = self.take(4).await?;
             if frame == CONTINUATION {
@@ -352,7 +357,8 @@ impl StreamReading {
             }
             let length = frame.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
             if length == 0 {
-                return self.end();
+                self.end()?;
+                break;
             }
             if u64::from(length) > METADATA_BYTES_MAX {
                 return Err(damaged("a message is longer than any").into());
@@ -364,15 +370,15 @@ impl StreamReading {
             };
             let body = self.take(length).await?;
             check_message(&metadata, &body)?;
-            if let Some(batch) = self.decode([frame, metadata, body].concat())? {
-                return Ok(Some(batch));
+            for part in [frame, metadata, body] {
+                self.decode(part)?;
             }
         }
-        Ok(None)
+        Ok(self.ready.pop_front())
     }
 
-    /// A batch without a body is decoded when something follows it.
-    fn end(&mut self) -> Result<Option<RecordBatch>> {
+    /// Tells the decoder that nothing follows.
+    fn end(&mut self) -> Result<()> {
         self.ended = true;
         self.decode([CONTINUATION, [0; 4]].concat())
     }
@@ -387,14 +393,14 @@ impl StreamReading {
         Ok(taken)
     }
 
-    fn decode(&mut self, message: Vec<u8>) -> Result<Option<RecordBatch>> {
-        let (mut batch, mut message) = (None, Buffer::from(message));
-        while !message.is_empty() {
-            if let Some(decoded) = self.decoder.decode(&mut message)? {
-                batch = Some(decoded.project(&self.columns)?);
+    fn decode(&mut self, part: Vec<u8>) -> Result<()> {
+        let mut part = Buffer::from(part);
+        while !part.is_empty() {
+            if let Some(batch) = self.decoder.decode(&mut part)? {
+                self.ready.push_back(batch.project(&self.columns)?);
             }
         }
-        Ok(batch)
+        Ok(())
     }
 }
 

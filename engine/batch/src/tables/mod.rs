@@ -19,7 +19,7 @@ use crate::panics;
 use crate::problems::problem_of;
 
 pub use files::{FilesDefinition, FilesTable, FilesTableFactory};
-pub use scans::guard_scans;
+pub use scans::{file_scan, guard_scans};
 
 /// Registers `table`. Its columns are read from its files.
 ///

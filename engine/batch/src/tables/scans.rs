@@ -29,7 +29,7 @@ use crate::problems::{carried, problem_of, told};
 /// None of its own; those of plan nodes that do not take other children.
 pub fn guard_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let guarded = plan.transform_up(|node| {
-        let Some(config) = files_of(&node) else {
+        let Some(config) = file_scan(node.as_ref()) else {
             return Ok(Transformed::no(node));
         };
         let scan = if config.file_source().is::<ArrowSource>() {
@@ -44,7 +44,8 @@ pub fn guard_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     Ok(guarded.data)
 }
 
-fn files_of(node: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+/// What `node` reads, where it is a scan of files.
+pub fn file_scan(node: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
     node.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
 }
 
@@ -56,7 +57,7 @@ struct FileScanExec {
 impl FileScanExec {
     /// The files that `partition` reads, for people.
     fn place(&self, partition: usize) -> String {
-        let Some(config) = files_of(&self.scan) else {
+        let Some(config) = file_scan(self.scan.as_ref()) else {
             return String::new();
         };
         let files = config.file_groups.get(partition).map_or(&[][..], |group| group.files());
