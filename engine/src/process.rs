@@ -163,7 +163,10 @@ pub fn resources(args: &ResourceArgs, scratch: &Scratch, credentials: Credential
 
 /// Tells `problem` on standard error and gives the exit code that goes with it.
 pub fn fail(problem: &Problem) -> ExitCode {
-    crate::output::error_line(&problem.to_string());
+    // `trireme ... | head` is how people read a part of an answer: nothing went wrong.
+    if problem.code != ErrorCode::CancelledOutputClosed {
+        crate::output::error_line(&problem.to_string());
+    }
     ExitCode::from(problem.exit_code())
 }
 

@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -52,6 +52,7 @@ fn binary() -> PathBuf {
 pub struct Program {
     command: Command,
     stdin: Vec<u8>,
+    stdout_read: bool,
     limit: Duration,
     orphans_limit: Duration,
 }
@@ -68,6 +69,7 @@ impl Program {
         Program {
             command,
             stdin: Vec::new(),
+            stdout_read: true,
             limit: LIMIT,
             orphans_limit: ORPHANS_LIMIT,
         }
@@ -108,6 +110,13 @@ impl Program {
         self
     }
 
+    /// Its standard output is a pipe that nobody reads any more, as after `| head`.
+    #[must_use]
+    pub fn reader_gone(mut self) -> Program {
+        self.stdout_read = false;
+        self
+    }
+
     /// How long it may run before it is killed and the test fails.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Program {
@@ -132,6 +141,7 @@ impl Program {
         let Program {
             mut command,
             stdin,
+            stdout_read,
             limit,
             orphans_limit,
         } = self;
@@ -140,7 +150,7 @@ impl Program {
         let mut child = command
             .process_group(0)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(if stdout_read { Stdio::piped() } else { closed_pipe() })
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
@@ -156,6 +166,11 @@ impl Program {
             seen: Seen::default(),
         }
     }
+}
+
+fn closed_pipe() -> Stdio {
+    let (_, writer) = pipe().unwrap_or_else(|error| panic!("no pipe: {error}"));
+    writer.into()
 }
 
 /// Where a line was written to.
@@ -321,7 +336,11 @@ fn watch(child: &mut Child, stdin: Vec<u8>) -> (Pid, Receiver<Event>) {
 }
 
 fn read_lines(pipe: Option<impl Read + Send + 'static>, stream: Stream, sender: Sender<Event>) {
-    let mut reader = BufReader::new(pipe.expect("the pipe was asked for"));
+    let Some(pipe) = pipe else {
+        let _ = sender.send(Event::Closed);
+        return;
+    };
+    let mut reader = BufReader::new(pipe);
     thread::spawn(move || {
         let mut bytes = Vec::new();
         // An error on reading a pipe means the same as its end. A failing send means that the owner is gone.

@@ -245,6 +245,27 @@ fn log_lines_of_a_task_say_which_it_is() {
     assert!(finished["result_bytes"].as_u64() > Some(0), "{finished}");
 }
 
+/// What `head` and `less` do: they read what they want, and go.
+#[test]
+fn a_reader_that_goes_away_ends_a_command_without_a_word() {
+    let scratch = Scratch::new();
+    let job = scratch.write("job.yaml", batch_job(&format!("SELECT 1;\n{ENDLESS}"), ""));
+    let job = job.to_str().unwrap();
+    for arguments in [
+        &["version"][..],
+        &["completions", "bash"],
+        &["explain", "--limits"],
+        &["validate", "-f", job],
+        &["run", "-f", job],
+        &["run", "--workers", "1", "-f", job],
+    ] {
+        let output = trireme(arguments).reader_gone().run().exited(130);
+        for word in ["error", "panic", "WARN"] {
+            assert!(!output.stderr.contains(word), "{output}");
+        }
+    }
+}
+
 #[test]
 fn an_interrupt_cancels_cleanly() {
     for workers in [&[][..], &["--workers", "1"]] {

@@ -183,6 +183,7 @@ error_codes! {
 
     Cancelled = "CANCELLED", Cancelled, User, false, "the job was stopped on request";
     CancelledReplaced = "CANCELLED-REPLACED", Cancelled, External, false, "a newer driver of the run has taken over, so this one stopped";
+    CancelledOutputClosed = "CANCELLED-OUTPUT-CLOSED", Cancelled, User, false, "whoever read standard output went away, as `head` does; told by the exit code alone";
 
     Internal = "INTERNAL", Internal, Internal, false, "a bug in Trireme: please report it with this text";
 }

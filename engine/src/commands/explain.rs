@@ -13,7 +13,6 @@ use trireme_spec::manifest::Target;
 use trireme_spec::problem::Problem;
 
 use super::manifest::{enter_folder_of, order, read_job};
-use super::stdout_problem;
 use super::validate::first_after_telling;
 use crate::args::{ExplainArgs, ResourceArgs};
 use crate::output;
@@ -29,7 +28,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
             .rows()
             .into_iter()
             .map(|row| format!("{:<32} {:>10} {:<12} {}", row.name, row.value, row.unit, row.meaning));
-        print(&text.collect::<Vec<_>>().join("\n"))?;
+        output::line(&text.collect::<Vec<_>>().join("\n"))?;
     }
     let Some(file) = &args.file else {
         return Ok(ExitCode::SUCCESS);
@@ -56,10 +55,6 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
             session::session(&resources, &LocalEngine).map_err(|error| problem_of(&error, "the engine's settings"))?;
         explain(&Arc::new(order), &session, slots, memory).await
     })?;
-    print(&text)?;
+    output::line(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(text: &str) -> Result<(), Problem> {
-    output::line(text).map_err(|error| stdout_problem(&error))
 }

@@ -16,7 +16,6 @@ use trireme_exchange::http::Report;
 use trireme_spec::ids::Generation;
 use trireme_spec::problem::Problem;
 
-use super::stdout_problem;
 use crate::args::OutputArgs;
 use crate::output;
 
@@ -42,6 +41,7 @@ pub async fn run_on(
     let (tell, seen) = mpsc::channel(EVENTS_WAITING_MAX);
     let generation = Generation(order.writer.generation.get());
     let reporter = Reporter::new(&order.name, generation, order.limits.clone(), Arc::clone(&engine));
+    let stop = cancel.clone();
     let job = Job {
         order,
         session,
@@ -56,10 +56,16 @@ pub async fn run_on(
         done
     };
     let telling = pass_on(happened, tell, reporter, report);
-    let (done, mut told, shown) = tokio::join!(running, telling, output::show(output, seen));
+    let showing = async {
+        let shown = output::show(output, seen).await;
+        // Nobody reads what it finds.
+        shown.inspect_err(|_| stop.cancel())
+    };
+    let (done, mut told, shown) = tokio::join!(running, telling, showing);
+    // A job that was stopped because it could not show its results ended for that reason.
+    let done = shown.and(done);
     told.ended(done.as_ref().err());
     done?;
-    shown.map_err(|error| stdout_problem(&error))?;
     Ok(ExitCode::SUCCESS)
 }
 

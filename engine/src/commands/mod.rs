@@ -10,7 +10,6 @@ mod sql;
 mod validate;
 mod worker;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -42,8 +41,9 @@ pub fn dispatch(args: Args) -> ExitCode {
         Command::Worker(args) => worker::run(&args),
         Command::Version => print_version(),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "trireme", &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "trireme", &mut text);
+            output::text(&text).map(|()| ExitCode::SUCCESS)
         }
     };
     done.unwrap_or_else(|problem| process::fail(&problem))
@@ -63,11 +63,6 @@ fn print_version() -> Result<ExitCode, Problem> {
         trireme_exchange::wire::WIRE_VERSION,
         datafusion::DATAFUSION_VERSION,
     );
-    output::line(&text).map_err(|error| stdout_problem(&error))?;
+    output::line(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Standard output cannot be written to.
-fn stdout_problem(error: &io::Error) -> Problem {
-    Problem::new(ErrorCode::Internal, format!("cannot write to standard output: {error}"))
 }

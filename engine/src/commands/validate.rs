@@ -9,7 +9,6 @@ use trireme_spec::manifest;
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::manifest::read_job;
-use super::stdout_problem;
 use crate::args::{Target, ValidateArgs};
 use crate::output;
 
@@ -28,7 +27,7 @@ pub fn run(args: &ValidateArgs) -> Result<ExitCode, Problem> {
             Ok(name) if args.json => drop(name),
             Ok(name) => {
                 let line = format!("{}: BatchJob {name} is valid", file.display());
-                output::line(&line).map_err(|error| stdout_problem(&error))?;
+                output::line(&line)?;
             }
             Err(problems) => {
                 code = ExitCode::from(problems.first().map_or(1, Problem::exit_code));
@@ -48,7 +47,7 @@ fn tell(problem: &Problem, json: bool) -> Result<(), Problem> {
     }
     let text = serde_json::to_string(problem)
         .map_err(|error| Problem::new(ErrorCode::Internal, format!("a problem cannot be written: {error}")))?;
-    output::line(&text).map_err(|error| stdout_problem(&error))
+    output::line(&text)
 }
 
 fn check(file: &Path, target: manifest::Target) -> Result<String, Vec<Problem>> {

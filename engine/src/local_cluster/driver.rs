@@ -75,7 +75,7 @@ impl Driver {
         // The pipe ends with the process: nothing of what it said is missed.
         while let Ok(Some(block)) = self.blocks.next_line().await {
             if let Some(text) = shown.admit(&block) {
-                output::text(&text).map_err(|error| failed("cannot write to standard output", &error))?;
+                output::text(text.as_bytes())?;
             }
         }
         let ended = self.process.child.wait().await;

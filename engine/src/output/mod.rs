@@ -8,6 +8,7 @@ use std::io::{self, Write};
 
 use tokio::sync::mpsc;
 use trireme_batch::job::{JobEvent, StatementOutcome, StatementResult};
+use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::args::{OutputArgs, OutputFormat};
 use progress::Progress;
@@ -21,25 +22,36 @@ pub fn error_line(text: &str) {
 ///
 /// # Errors
 /// A closed pipe, a full disk.
-pub fn line(text: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+pub fn line(line: &str) -> Result<(), Problem> {
+    text(format!("{line}\n").as_bytes())
 }
 
 /// Text on standard output, at once.
 ///
 /// # Errors
 /// A closed pipe, a full disk.
-pub fn text(text: &str) -> io::Result<()> {
+pub fn text(text: &[u8]) -> Result<(), Problem> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    out.write_all(text)
+        .and_then(|()| out.flush())
+        .map_err(|error| unwritten(&error))
+}
+
+/// Standard output cannot be written to.
+fn unwritten(error: &io::Error) -> Problem {
+    let code = match error.kind() {
+        io::ErrorKind::BrokenPipe => ErrorCode::CancelledOutputClosed,
+        io::ErrorKind::StorageFull => ErrorCode::LimitSpill,
+        _ => ErrorCode::Internal,
+    };
+    Problem::new(code, format!("cannot write to standard output: {error}"))
 }
 
 /// Shows a job's events until it ends.
 ///
 /// # Errors
 /// Standard output that cannot be written to.
-pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> io::Result<()> {
+pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> Result<(), Problem> {
     let mut progress = Progress::new(args.quiet);
     let mut total = 1;
     while let Some(event) = events.recv().await {
@@ -64,15 +76,15 @@ pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> io
     Ok(())
 }
 
-fn show_result(args: &OutputArgs, index: usize, total: usize, outcome: &StatementOutcome) -> io::Result<()> {
-    let mut text = Vec::new();
-    write_result(&mut text, args.output, index, total, outcome)?;
-    let mut out = io::stdout().lock();
-    match args.blocks {
-        true => blocks::write(&mut out, index, &text)?,
-        false => out.write_all(&text)?,
+fn show_result(args: &OutputArgs, index: usize, total: usize, outcome: &StatementOutcome) -> Result<(), Problem> {
+    let mut written = Vec::new();
+    write_result(&mut written, args.output, index, total, outcome).map_err(|error| unwritten(&error))?;
+    if !args.blocks {
+        return text(&written);
     }
-    out.flush()
+    let mut block = Vec::new();
+    blocks::write(&mut block, index, &written).map_err(|error| unwritten(&error))?;
+    text(&block)
 }
 
 fn write_result(
