@@ -20,7 +20,7 @@ use crate::quantity::Bytes;
 
 /// The schema of a BatchJob manifest.
 pub fn batch_job() -> &'static Value {
-    static SCHEMA: LazyLock<Value> = LazyLock::new(generate::<BatchJob>);
+    static SCHEMA: LazyLock<Value> = LazyLock::new(structural::<BatchJob>);
     &SCHEMA
 }
 
@@ -64,7 +64,8 @@ pub(crate) fn rule_with_message_expression(rule: &str, message: &str, message_ex
     json!({ "rule": rule, "message": message, "messageExpression": message_expression })
 }
 
-fn generate<T: JsonSchema>() -> Value {
+/// The schema of any type of ours, in the structural dialect.
+pub fn structural<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;

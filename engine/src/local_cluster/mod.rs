@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
-use trireme_core::tls::{Identity, JobAuthority, LEAF_VALIDITY, Role};
+use trireme_core::tls::{Identity, JobAuthority, LEAF_VALIDITY, Role, write_files};
 use trireme_spec::batch_job::BatchJob;
 use trireme_spec::problem::{ErrorCode, Problem};
 use trireme_spec::quantity::Bytes;
@@ -90,9 +90,7 @@ impl<'a> LocalCluster<'a> {
                 .map_err(|error| no_certificates(&error))?;
             let place = folder.join("tls").join(&instance);
             fs::create_dir_all(&place).map_err(|error| failed("no folder for certificates", &error))?;
-            authority
-                .write_files(&place, &leaf)
-                .map_err(|error| no_certificates(&error))?;
+            write_files(&place, &authority, &leaf).map_err(|error| no_certificates(&error))?;
         }
         // The manifest may be a pipe, which can be read once; what was checked is as good.
         let text = serde_json::to_vec(job).map_err(|error| failed("the manifest cannot be written", &error))?;

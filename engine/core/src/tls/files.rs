@@ -18,8 +18,8 @@ use rustls::{
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::identity::{Role, peer_identity};
 use crate::reload::{Contents, ReadError, Reloading};
+use trireme_pki::{Role, peer_identity};
 
 /// The protocol name of HTTP/2 in the handshake.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -367,9 +367,10 @@ mod tests {
     use std::fs;
     use std::time::SystemTime;
 
-    use super::super::authority::{JobAuthority, LEAF_VALIDITY, Leaf};
-    use super::super::identity::Identity;
+    use super::super::write::write_files;
     use super::*;
+    use trireme_pki::Identity;
+    use trireme_pki::{JobAuthority, LEAF_VALIDITY, Leaf};
 
     fn authority_and_leaf() -> (JobAuthority, Leaf) {
         let now = SystemTime::now();
@@ -383,7 +384,7 @@ mod tests {
     fn errors_name_the_file_and_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let (authority, leaf) = authority_and_leaf();
-        let files = authority.write_files(dir.path(), &leaf).unwrap();
+        let files = write_files(dir.path(), &authority, &leaf).unwrap();
 
         let broken = |path: &Path, content: Option<&str>| {
             let kept = fs::read(path).unwrap();
@@ -430,7 +431,7 @@ mod tests {
     fn a_rotation_caught_between_two_renames_keeps_the_pair_before() {
         let dir = tempfile::tempdir().unwrap();
         let (authority, leaf) = authority_and_leaf();
-        let files = authority.write_files(dir.path(), &leaf).unwrap();
+        let files = write_files(dir.path(), &authority, &leaf).unwrap();
         let tls = ServerTls::mutual(files.clone(), [Role::Worker]);
         let before = tls.config().unwrap();
 
@@ -446,7 +447,7 @@ mod tests {
     fn a_vanished_authority_is_no_longer_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let (authority, leaf) = authority_and_leaf();
-        let files = authority.write_files(dir.path(), &leaf).unwrap();
+        let files = write_files(dir.path(), &authority, &leaf).unwrap();
         let tls = ServerTls::mutual(files.clone(), [Role::Worker]);
         tls.config().unwrap();
 
@@ -458,7 +459,7 @@ mod tests {
     fn a_server_that_asks_for_no_certificate_needs_no_authority() {
         let dir = tempfile::tempdir().unwrap();
         let (authority, leaf) = authority_and_leaf();
-        let files = authority.write_files(dir.path(), &leaf).unwrap();
+        let files = write_files(dir.path(), &authority, &leaf).unwrap();
         fs::remove_file(&files.ca).unwrap();
         assert!(
             !ServerTls::server_only(files)

@@ -5,10 +5,11 @@
 //! name, so that a client asks for a role, never for a host. TLS 1.3 only, no resumption (a resumed session would
 //! outlive its certificate), and every new connection goes by the files as they are then.
 
-mod authority;
 mod files;
-mod identity;
+mod write;
 
-pub use authority::{AuthorityError, JobAuthority, LEAF_VALIDITY, Leaf};
 pub use files::{ALPN_H2, ALPN_HTTP1, ClientTls, ServerTls, TlsError, TlsFiles};
-pub use identity::{Identity, IdentityError, PART_BYTES_MAX, Role, peer_identity};
+pub use trireme_pki::{
+    AuthorityError, Identity, IdentityError, JobAuthority, LEAF_VALIDITY, Leaf, PART_BYTES_MAX, Role, peer_identity,
+};
+pub use write::{WriteError, write_files};

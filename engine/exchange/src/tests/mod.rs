@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsConnector, rustls};
 use tokio_util::sync::CancellationToken;
-use trireme_core::tls::{ClientTls, Identity, JobAuthority, LEAF_VALIDITY, Role, ServerTls, TlsFiles};
+use trireme_core::tls::{ClientTls, Identity, JobAuthority, LEAF_VALIDITY, Role, ServerTls, TlsFiles, write_files};
 
 use crate::bytes_count::ByteCounters;
 use crate::connect::Dialer;
@@ -54,9 +54,7 @@ impl Job {
             .authority
             .issue(&identity, SystemTime::now(), LEAF_VALIDITY)
             .unwrap();
-        self.authority
-            .write_files(&self.dir.path().join(folder), &leaf)
-            .unwrap()
+        write_files(&self.dir.path().join(folder), &self.authority, &leaf).unwrap()
     }
 
     fn dialer(&self, role: Role, instance: &str) -> Dialer {

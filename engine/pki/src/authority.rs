@@ -1,13 +1,9 @@
 //! A job's own certificate authority.
 //!
-//! Owns a key that lives in this process's memory only: it is never written, and what it signed is all that leaves. Used
-//! where driver and workers are started by one command; on a cluster the control plane holds the authority instead.
+//! Owns a key that is in none of the job's processes. Where driver and workers are started by one command, it lives in that
+//! command's memory; on a cluster the operator keeps it, sealed in an object that no pod mounts as a whole.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -15,8 +11,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, SanType,
 };
 
-use super::files::TlsFiles;
-use super::identity::Identity;
+use crate::identity::Identity;
 
 /// How long a leaf is good for unless told otherwise.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,14 +41,6 @@ pub enum AuthorityError {
         /// Who was to be certified.
         identity: Identity,
     },
-    /// The files could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
 }
 
 /// Signs the leaves of one job.
@@ -79,19 +66,33 @@ impl JobAuthority {
             source,
         };
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(make)?;
-        let mut params = dated(now, AUTHORITY_VALIDITY);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, common_name(&format!("trireme job {job}")));
-        // Path length 0: this authority signs leaves and can make no further authority.
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let params = of_authority(job, now);
         let certificate_pem = params.self_signed(&key).map_err(make)?.pem();
         Ok(Self {
             job: job.to_owned(),
             certificate_pem,
             issuer: Issuer::new(params, key),
         })
+    }
+
+    /// The authority of `job` whose certificate and key were kept as PEM.
+    pub fn restore(job: &str, certificate_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
+        let key = KeyPair::from_pem(key_pem).map_err(|source| AuthorityError::Make {
+            what: "the job's certificate authority from its key",
+            source,
+        })?;
+        // A leaf takes the authority's name and key from here; its dates are those of the certificate that was kept.
+        let params = of_authority(job, SystemTime::UNIX_EPOCH);
+        Ok(Self {
+            job: job.to_owned(),
+            certificate_pem: certificate_pem.to_owned(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// The private key, PKCS#8 PEM, for whoever keeps the authority beyond this process. A secret: never logged.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// The authority's own certificate, PEM: what the job's processes trust.
@@ -130,31 +131,6 @@ impl JobAuthority {
             key_pem: key.serialize_pem(),
         })
     }
-
-    /// Writes `ca.crt`, `tls.crt` and `tls.key` into `dir` (made if missing, for its owner only), each by rename, so that
-    /// no reader sees half a file. The key is readable by its owner only, from its first byte.
-    pub fn write_files(&self, dir: &Path, leaf: &Leaf) -> Result<TlsFiles, AuthorityError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| AuthorityError::Write {
-                path: dir.to_owned(),
-                source,
-            })?;
-        let files = TlsFiles::in_dir(dir);
-        for (path, content, mode) in [
-            (&files.ca, &self.certificate_pem, 0o644),
-            (&files.cert, &leaf.cert_pem, 0o644),
-            (&files.key, &leaf.key_pem, 0o600),
-        ] {
-            replace(path, content.as_bytes(), mode).map_err(|source| AuthorityError::Write {
-                path: path.clone(),
-                source,
-            })?;
-        }
-        Ok(files)
-    }
 }
 
 impl fmt::Debug for JobAuthority {
@@ -173,6 +149,17 @@ impl fmt::Debug for Leaf {
     }
 }
 
+fn of_authority(job: &str, now: SystemTime) -> CertificateParams {
+    let mut params = dated(now, AUTHORITY_VALIDITY);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name(&format!("trireme job {job}")));
+    // Path length 0: this authority signs leaves and can make no further authority.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
 fn dated(now: SystemTime, validity: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -186,33 +173,14 @@ fn common_name(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    // One left behind by a crash might have another mode, which `mode` below would not change.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    file.write_all(content)?;
-    drop(file);
-    fs::rename(&temporary, path)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject;
     use x509_parser::prelude::{FromDer, X509Certificate};
 
-    use super::super::identity::{Role, peer_identity};
     use super::*;
+    use crate::identity::{Role, peer_identity};
 
     #[test]
     fn a_leaf_carries_its_identity_and_its_dates() {
@@ -240,26 +208,18 @@ mod tests {
     }
 
     #[test]
-    fn files_are_replaced_whole_and_the_key_is_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = SystemTime::now();
-        let authority = JobAuthority::generate("revenue", now).unwrap();
-        let identity = Identity::new(Role::Worker, "revenue", "w1").unwrap();
-
-        for _ in 0..2 {
-            let leaf = authority.issue(&identity, now, LEAF_VALIDITY).unwrap();
-            let files = authority.write_files(&dir.path().join("tls"), &leaf).unwrap();
-
-            assert_eq!(fs::read_to_string(&files.cert).unwrap(), leaf.cert_pem);
-            assert_eq!(fs::read_to_string(&files.key).unwrap(), leaf.key_pem);
-            assert_eq!(fs::read_to_string(&files.ca).unwrap(), authority.certificate_pem());
-            assert_eq!(fs::metadata(&files.key).unwrap().permissions().mode() & 0o777, 0o600);
-            assert_eq!(
-                fs::read_dir(dir.path().join("tls")).unwrap().count(),
-                3,
-                "no temporary file stays"
-            );
-        }
+    fn an_authority_that_was_kept_signs_what_the_first_one_did() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let first = JobAuthority::generate("revenue", now).unwrap();
+        let second = JobAuthority::restore("revenue", first.certificate_pem(), &first.key_pem()).unwrap();
+        let identity = Identity::new(Role::Driver, "revenue", "driver").unwrap();
+        let leaf = second.issue(&identity, now, LEAF_VALIDITY).unwrap();
+        let authority = CertificateDer::from_pem_slice(first.certificate_pem().as_bytes()).unwrap();
+        let leaf = CertificateDer::from_pem_slice(leaf.cert_pem.as_bytes()).unwrap();
+        let (_, authority) = X509Certificate::from_der(&authority).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        assert_eq!(leaf.issuer(), authority.subject());
+        assert!(JobAuthority::restore("revenue", first.certificate_pem(), "no key").is_err());
     }
 
     #[test]
