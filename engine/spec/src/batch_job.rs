@@ -14,6 +14,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::duration::Period;
 use crate::ids::JobName;
+use crate::pods::{
+    DNS_LABEL_PATTERN, DNS_SUBDOMAIN_PATTERN, ImagePullPolicy, ObjectName, PodTemplate, Scratch, Toleration,
+    label_value,
+};
 use crate::quantity::Bytes;
 use crate::schema::{rule, rule_with_message_expression};
 
@@ -23,14 +27,8 @@ pub const API_VERSION: &str = "trireme.dev/v1alpha1";
 /// A table, column or parameter name: what SQL reads without quotes.
 pub const IDENTIFIER_PATTERN: &str = "^[a-z_][a-z0-9_]*$";
 
-/// A label of RFC 1123: names of namespaces and service accounts.
-pub const DNS_LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-
-/// A subdomain of RFC 1123: names of most other Kubernetes objects.
-pub const DNS_SUBDOMAIN_PATTERN: &str = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
-
-/// The value of a Kubernetes label.
-pub const LABEL_VALUE_PATTERN: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+/// A text that makes a run differ from others: it becomes part of the run's id.
+pub const NONCE_PATTERN: &str = "^[a-zA-Z0-9-]+$";
 
 /// A job that runs SQL statements over tables in files and object stores, once, to the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -142,10 +140,26 @@ pub struct BatchJobSpec {
     /// Whether and how the number of executors follows the work.
     #[serde(default)]
     pub autoscale: Autoscale,
-    /// Container image of driver and executors. Kubernetes only.
+    /// Any text. When it changes, the job runs once more from its beginning, as a new run. Kubernetes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20), regex(pattern = NONCE_PATTERN))]
+    pub rerun_nonce: Option<String>,
+    /// Secret in the job's namespace with credentials for object stores: `access-key-id`, `secret-access-key`, and where
+    /// needed `session-token`, `endpoint`, `region` and `allow-http`. It is mounted as files; the operator never reads it.
+    /// Kubernetes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<ObjectName>,
+    /// Container image of driver and executors; without it, the one that the operator was installed with. Kubernetes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
+    /// When to pull the image: Always, IfNotPresent or Never. Kubernetes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Secrets in the job's namespace with which the image is pulled. Kubernetes only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub image_pull_secrets: Vec<ObjectName>,
     /// Service account of driver and executors; how jobs get the rights of a cloud identity. Kubernetes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = DNS_SUBDOMAIN_PATTERN))]
@@ -158,6 +172,11 @@ pub struct BatchJobSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
+    /// What all pods of the job get beside their own: labels, annotations, and any field of a pod, such as `affinity`,
+    /// `topologySpreadConstraints`, `priorityClassName`, `schedulerName` or `volumes`. Merged deeply into what the operator
+    /// builds; the container is called `trireme`. Kubernetes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
 }
 
 /// Where to read SQL statements from. Exactly one of its fields must be set.
@@ -295,10 +314,9 @@ pub enum FileCompression {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(
     deny_unknown_fields,
-    extend("x-kubernetes-validations" = [rule_with_message_expression(
+    extend("x-kubernetes-validations" = [rule(
         "!has(self.max) || self.max >= self.min",
         "max must be at least min",
-        "'max is ' + string(self.max) + ', less than min, which is ' + string(self.min)",
     )])
 )]
 pub struct Executors {
@@ -314,6 +332,11 @@ pub struct Executors {
     pub cores: u32,
     /// Memory of one executor, all of it: the limit of its pod. At least 128Mi.
     pub memory: Bytes,
+    /// Disk of one executor for shuffle files and for what does not fit in memory. Kubernetes only.
+    pub scratch: Scratch,
+    /// As `spec.podTemplate`, for executors only; goes before it. Kubernetes only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
 }
 
 /// Size of the driver.
@@ -326,6 +349,11 @@ pub struct Driver {
     pub cores: u32,
     /// Memory of the driver, all of it: the limit of its pod. At least 128Mi.
     pub memory: Bytes,
+    /// Disk of the driver for what does not fit in memory. Kubernetes only.
+    pub scratch: Scratch,
+    /// As `spec.podTemplate`, for the driver only; goes before it. Kubernetes only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
 }
 
 /// How often to try again before the job fails. Each kind of failure has a budget of its own, so that unsteady machines
@@ -340,9 +368,11 @@ pub struct Retries {
     /// How often one task is tried again after its worker, its inputs or its network were lost.
     #[schemars(range(max = 1000))]
     pub infrastructure: u32,
-    /// How often the job asks again for pods that could not be placed.
+    /// How often the job asks again for pods that the cluster refused to take, as a quota does.
     #[schemars(range(max = 1000))]
     pub scheduling: u32,
+    /// A driver that ran for this long was healthy: what was charged before is forgotten.
+    pub reset_after: Period,
     /// How long to wait between tries.
     pub backoff: Backoff,
 }
@@ -400,11 +430,6 @@ fn parquet() -> FileFormat {
     FileFormat::Parquet
 }
 
-/// The schema of a label's value. schemars has bounds for the items of a list, but none for the values of a map.
-fn label_value() -> serde_json::Value {
-    serde_json::json!({ "type": "string", "maxLength": 63, "pattern": LABEL_VALUE_PATTERN })
-}
-
 /// Compressions of a result; which of them go with a format is a rule of [`ResultSink`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -439,46 +464,6 @@ pub enum AutoscaleMode {
     Off,
 }
 
-/// A taint of nodes that pods put up with, as in a Kubernetes pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-#[schemars(deny_unknown_fields)]
-pub struct Toleration {
-    /// Key of the taint; without it, every key, and `operator` must be `Exists`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 317))]
-    pub key: Option<String>,
-    /// How to compare: `Equal` (the default) or `Exists`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operator: Option<TolerationOperator>,
-    /// Value of the taint, for `Equal`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63), regex(pattern = LABEL_VALUE_PATTERN))]
-    pub value: Option<String>,
-    /// Effect of the taint; without it, every effect.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub effect: Option<TaintEffect>,
-    /// How long, in seconds, a pod stays on a node that gets a `NoExecute` taint; without it, for ever.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2147483647))]
-    pub toleration_seconds: Option<i64>,
-}
-
-/// How a toleration compares with a taint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum TolerationOperator {
-    Equal,
-    Exists,
-}
-
-/// What a taint does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum TaintEffect {
-    NoSchedule,
-    PreferNoSchedule,
-    NoExecute,
-}
-
 impl Executors {
     /// Most executors to run on, with the default applied.
     pub fn ceiling(&self) -> u32 {
@@ -493,6 +478,8 @@ impl Default for Executors {
             max: None,
             cores: 1,
             memory: Bytes::gib(2),
+            scratch: Scratch::default(),
+            pod_template: None,
         }
     }
 }
@@ -502,6 +489,8 @@ impl Default for Driver {
         Driver {
             cores: 1,
             memory: Bytes::gib(2),
+            scratch: Scratch::default(),
+            pod_template: None,
         }
     }
 }
@@ -514,6 +503,7 @@ impl Default for Retries {
             application: 3,
             infrastructure: 20,
             scheduling: 10,
+            reset_after: Period::minutes(10),
             backoff: Backoff::default(),
         }
     }

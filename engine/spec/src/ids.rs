@@ -19,7 +19,7 @@ pub struct JobName(String);
 pub struct InvalidJobName(String);
 
 impl JobName {
-    /// 63, the most that a DNS label may have, less 11 for what names of pods add: `-executor-9` or `-driver-123`.
+    /// 63, the most that a DNS label may have, less 11 for what names of pods add: `-exec-99999` or `-driver-999`.
     pub const CHARS_MAX: usize = 52;
 
     /// The accepted form but for the length, as a regular expression: a label of RFC 1123.

@@ -14,6 +14,7 @@ pub mod error_code;
 pub mod ids;
 pub mod limits;
 pub mod manifest;
+pub mod pods;
 pub mod problem;
 pub mod quantity;
 pub mod report;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::batch_job::{self, BatchJob};
 use crate::duration::Period;
+use crate::pods;
 use crate::quantity::Bytes;
 
 /// The schema of a BatchJob manifest.
@@ -33,7 +34,7 @@ pub fn explain_pattern(pattern: &str) -> Option<&'static str> {
 }
 
 /// Every pattern that the schema uses, in words.
-const PATTERNS: [(&str, &str); 6] = [
+const PATTERNS: [(&str, &str); 7] = [
     (Bytes::PATTERN, "an amount of bytes such as 512Mi, 2Gi or 1.5G"),
     (Period::PATTERN, "a duration such as 500ms, 30s or 1m30s"),
     (
@@ -41,15 +42,19 @@ const PATTERNS: [(&str, &str); 6] = [
         "lower case letters, digits and underscores, not beginning with a digit, such as daily_sales",
     ),
     (
-        batch_job::DNS_LABEL_PATTERN,
+        batch_job::NONCE_PATTERN,
+        "letters, digits and dashes, such as 2026-11-26",
+    ),
+    (
+        pods::DNS_LABEL_PATTERN,
         "lower case letters, digits and dashes, beginning and ending with a letter or digit",
     ),
     (
-        batch_job::DNS_SUBDOMAIN_PATTERN,
+        pods::DNS_SUBDOMAIN_PATTERN,
         "lower case letters, digits, dashes and dots, beginning and ending with a letter or digit",
     ),
     (
-        batch_job::LABEL_VALUE_PATTERN,
+        pods::LABEL_VALUE_PATTERN,
         "letters, digits, dashes, underscores and dots, beginning and ending with a letter or digit",
     ),
 ];
@@ -251,7 +256,7 @@ mod tests {
         // The scale subresource reads and writes this field, so it must exist in every object.
         assert_eq!(
             at("spec.executors")["default"],
-            json!({ "min": 1, "cores": 1, "memory": "2Gi" })
+            json!({ "min": 1, "cores": 1, "memory": "2Gi", "scratch": { "size": "10Gi" } })
         );
         assert_eq!(at("spec.executors.min")["default"], json!(1));
         assert_eq!(at("spec.retries.backoff.initial")["default"], json!("1s"));
