@@ -3,6 +3,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
+use trireme_spec::ids::JobName;
 use trireme_spec::schema;
 
 use super::status::BatchJobStatus;
@@ -36,16 +37,69 @@ pub fn batch_job() -> CustomResourceDefinition {
                 "name": "v1alpha1",
                 "served": true,
                 "storage": true,
-                "subresources": { "status": {} },
+                "subresources": {
+                    "status": {},
+                    "scale": {
+                        "specReplicasPath": ".spec.executors.min",
+                        "statusReplicasPath": ".status.executors.ready",
+                        "labelSelectorPath": ".status.selector",
+                    },
+                },
+                "additionalPrinterColumns": columns(),
                 "schema": { "openAPIV3Schema": {
                     "type": "object",
+                    "description": "A job that runs SQL statements over tables in files and object stores, once, to the end.",
                     "required": ["spec"],
                     "properties": { "spec": spec, "status": status },
+                    "x-kubernetes-validations": rules(),
                 } },
             }],
         },
     });
     serde_json::from_value(definition).expect("the definition has the form of one")
+}
+
+/// What `kubectl get batchjobs` shows.
+fn columns() -> Value {
+    json!([
+        { "name": "State", "type": "string", "jsonPath": ".status.state", "description": "The job in one word." },
+        { "name": "Progress", "type": "string", "jsonPath": ".status.progress", "description": "How far the job is." },
+        { "name": "Executors", "type": "string", "jsonPath": ".status.executors.summary", "description": "Ready of desired." },
+        { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp", "description": "Since it was created." },
+        {
+            "name": "Reason", "type": "string", "priority": 1,
+            "jsonPath": ".status.conditions[?(@.type==\"Progressing\")].reason",
+            "description": "Why it goes on or not.",
+        },
+    ])
+}
+
+/// Fields that a job keeps once its run has begun: a driver that takes over must find the job that the one before had.
+const KEPT: [&str; 6] = ["sql", "sqlFrom", "tables", "storage", "result", "credentials"];
+
+/// Rules about the object as a whole: its name, and what may not change.
+fn rules() -> Value {
+    // That it is a subdomain is the API server's own rule; a label has no dots and fewer characters.
+    let mut rules = vec![json!({
+        "rule": format!("size(self.metadata.name) <= {} && !self.metadata.name.contains('.')", JobName::CHARS_MAX),
+        "message": format!(
+            "the name must be {} characters at most, of lower case letters, digits and dashes, so that the names of its pods fit",
+            JobName::CHARS_MAX
+        ),
+    })];
+    let begun = "has(oldSelf.status) && has(oldSelf.status.startTime) && !has(oldSelf.status.completionTime)";
+    rules.extend(KEPT.map(|field| {
+        json!({
+            "rule": format!(
+                "!({begun}) || (has(self.spec.{field}) == has(oldSelf.spec.{field}) && \
+                 (!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field}))"
+            ),
+            "message": format!(
+                "spec.{field} cannot be changed while the job runs; make another job, or wait for its end and change spec.rerunNonce too"
+            ),
+        })
+    }));
+    Value::Array(rules)
 }
 
 /// Says the same in the words that the API server takes: unknown fields are refused by its own field validation, and a value of

@@ -1,0 +1,66 @@
+//! Who pays for the end of a pod, and how long to wait before the next one.
+//!
+//! Three budgets, so that unsteady machines do not use up the patience meant for unsteady programs. A pod that ran out of
+//! memory is charged to neither as long as the next one can have more.
+
+use jiff::SignedDuration;
+use trireme_spec::batch_job::Backoff;
+use trireme_spec::quantity::Bytes;
+
+/// How much more memory the next pod gets, in percent of the one that ran out of it.
+const MORE_MEMORY_PERCENT: u64 = 150;
+
+/// How far memory grows, in percent of what the job asks for.
+const MEMORY_PERCENT_MAX: u64 = 400;
+
+/// Bytes that memory is rounded up to, so that it reads well.
+const MEMORY_STEP_BYTES: u64 = 1 << 20;
+
+/// Doublings after which the wait is at its longest anyway: 2^32 milliseconds are fifty days.
+const DOUBLINGS_MAX: u32 = 32;
+
+/// The wait before the try after `failures` in a row: none for 0, then twice as long each time.
+pub fn wait(backoff: &Backoff, failures: u32) -> SignedDuration {
+    if failures == 0 {
+        return SignedDuration::ZERO;
+    }
+    let initial = backoff.initial.as_millis();
+    let doubled = initial.saturating_mul(1 << (failures - 1).min(DOUBLINGS_MAX));
+    let milliseconds = doubled.min(backoff.max.as_millis());
+    SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX))
+}
+
+/// The memory of the pod after one that had `memory` and ran out of it, where the job asks for `asked`; `None` if it has grown
+/// as far as it may.
+pub fn more_memory(memory: Bytes, asked: Bytes) -> Option<Bytes> {
+    let most = asked.get().saturating_mul(MEMORY_PERCENT_MAX) / 100;
+    let more = memory.get().saturating_mul(MORE_MEMORY_PERCENT) / 100;
+    let more = more.div_ceil(MEMORY_STEP_BYTES) * MEMORY_STEP_BYTES;
+    (memory.get() < most).then(|| Bytes::new(more.min(most)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let backoff = Backoff::default();
+        let waits: Vec<_> = [0, 1, 2, 3, 7, 8, 1000]
+            .map(|failures| wait(&backoff, failures).as_secs())
+            .into();
+        assert_eq!(waits, [0, 1, 2, 4, 60, 60, 60]);
+    }
+
+    #[test]
+    fn memory_grows_by_half_to_four_times() {
+        let asked = Bytes::gib(2);
+        let mut memory = asked;
+        let mut grown = Vec::new();
+        while let Some(more) = more_memory(memory, asked) {
+            grown.push(more.to_string());
+            memory = more;
+        }
+        assert_eq!(grown, ["3Gi", "4608Mi", "6912Mi", "8Gi"]);
+    }
+}

@@ -1,0 +1,203 @@
+//! The executors: as many as wanted, each a number that is never used again.
+//!
+//! Their ends are counted and told, and never fail the job: whether a task is to blame for the workers that die under it is
+//! the driver's judgement, and so is how long a job may go without any.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::super::seen::{End, LastWords, PodState, Seen};
+use super::super::validate::ValidJob;
+use super::charge::{more_memory, wait};
+use super::{Plan, PodOrder, end_order, pod_name};
+use crate::api::condition::Reason;
+use crate::api::numbers::Numbers;
+use crate::names::PodRole;
+
+/// Executors made in one visit. They are made side by side; the bound leaves other jobs their turn.
+const MADE_MAX: u32 = 64;
+
+/// Losses in a row that cost no wait, beyond one for each executor: a whole fleet may go at once.
+const FREE_LOSSES: u32 = 3;
+
+/// Brings their number to `wanted`.
+pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut Plan) {
+    plan.status.executors.desired = wanted;
+    take_up_unknown(seen, plan);
+    settle(job, seen, wanted, now, plan);
+    end_settled(seen, plan);
+    let alive: BTreeSet<u32> = {
+        let executors = &plan.status.executors;
+        let alive = |number: &u32| seen.executors.get(number).is_some_and(|pod| pod.state.is_alive());
+        executors
+            .open
+            .0
+            .iter()
+            .copied()
+            .filter(|number| !executors.leaving.0.contains(number) && alive(number))
+            .collect()
+    };
+    count_ready(seen, &alive, plan);
+    let there = u32::try_from(alive.len()).unwrap_or(u32::MAX);
+    if there < wanted {
+        make(job, wanted - there, now, plan);
+    } else {
+        let too_many = alive.len().saturating_sub(wanted as usize);
+        plan.status.executors.leaving.0.extend(victims(seen, &alive, too_many));
+    }
+    end_leaving(seen, plan);
+    let executors = &mut plan.status.executors;
+    executors.summary = Some(format!("{}/{}", executors.ready, executors.desired));
+}
+
+/// Ends all of them, to be charged to nobody.
+pub fn release(seen: &Seen, plan: &mut Plan) {
+    take_up_unknown(seen, plan);
+    let executors = &mut plan.status.executors;
+    executors.open.0.retain(|number| {
+        let pod = seen.executors.get(number);
+        pod.is_some_and(|pod| !matches!(pod.state, PodState::Ended(_)))
+    });
+    executors.leaving = executors.open.clone();
+    executors.desired = 0;
+    executors.ready = 0;
+    executors.retry_time = None;
+    executors.summary = Some("0/0".to_owned());
+    end_leaving(seen, plan);
+}
+
+/// Those that were made just before a crash, and not written down.
+fn take_up_unknown(seen: &Seen, plan: &mut Plan) {
+    let executors = &mut plan.status.executors;
+    let unknown = seen.executors.range(executors.highest + 1..).map(|(number, _)| *number);
+    executors.open.0.extend(unknown);
+    executors.highest = executors
+        .open
+        .0
+        .last()
+        .copied()
+        .unwrap_or_default()
+        .max(executors.highest);
+}
+
+/// Takes those whose end is seen out of the open ones, and charges each as it ended.
+fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut Plan) {
+    for number in plan.status.executors.open.clone().0 {
+        let state = seen.executors.get(&number).map(|pod| &pod.state);
+        let ours = plan.status.executors.leaving.0.contains(&number);
+        match state {
+            Some(PodState::Waiting(_) | PodState::Running { .. }) => continue,
+            // It is counted until it is gone, because its slots and shuffle files are.
+            Some(PodState::Leaving { .. }) if ours => continue,
+            _ => {}
+        }
+        let executors = &mut plan.status.executors;
+        executors.open.0.remove(&number);
+        executors.leaving.0.remove(&number);
+        if ours {
+            continue;
+        }
+        let name = pod_name(job, PodRole::Executor, number);
+        match state {
+            Some(PodState::Ended(End::Succeeded | End::Reported(_))) => {}
+            Some(PodState::Ended(End::OutOfMemory)) => out_of_memory(job, &name, plan),
+            Some(PodState::Ended(End::Crashed { code, last_words })) => {
+                executors.crashed += 1;
+                let why = match last_words {
+                    LastWords::Problem(problem) => format!("{}: {}", problem.code, problem.message),
+                    LastWords::Log(log) => format!("exit code {code}: {log}"),
+                };
+                plan.note(
+                    true,
+                    Reason::ExecutorCrashed,
+                    format!("executor {name} ended by itself: {why}"),
+                );
+            }
+            Some(PodState::Ended(End::Lost { why }) | PodState::Leaving { why }) => lost(&name, why, plan),
+            None | Some(PodState::Waiting(_) | PodState::Running { .. }) => lost(&name, "the pod is gone", plan),
+        }
+        let executors = &mut plan.status.executors;
+        executors.streak += 1;
+        let costly = executors.streak.saturating_sub(wanted.saturating_mul(2) + FREE_LOSSES);
+        executors.retry_time = (costly > 0).then(|| now + wait(&job.spec.retries.backoff, costly));
+    }
+}
+
+fn lost(name: &str, why: &str, plan: &mut Plan) {
+    plan.status.executors.lost += 1;
+    plan.note(true, Reason::ExecutorLost, format!("executor {name} was lost: {why}"));
+}
+
+fn out_of_memory(job: &ValidJob, name: &str, plan: &mut Plan) {
+    let asked = job.spec.executors.memory;
+    let had = plan.status.executors.memory.unwrap_or(asked);
+    plan.status.executors.out_of_memory += 1;
+    let message = match more_memory(had, asked) {
+        Some(more) => {
+            plan.status.executors.memory = Some(more);
+            format!("executor {name} ran out of its memory of {had}; the next ones get {more}")
+        }
+        None => format!("executor {name} ran out of its memory of {had}, which is as much as it may grow to"),
+    };
+    plan.note(true, Reason::OutOfMemory, message);
+}
+
+fn count_ready(seen: &Seen, alive: &BTreeSet<u32>, plan: &mut Plan) {
+    let ready = |number: &&u32| matches!(seen.executors[*number].state, PodState::Running { ready: true });
+    let ready = u32::try_from(alive.iter().filter(ready).count()).unwrap_or(u32::MAX);
+    let executors = &mut plan.status.executors;
+    if ready > executors.ready {
+        executors.streak = 0;
+        executors.retry_time = None;
+    }
+    executors.ready = ready;
+}
+
+fn make(job: &ValidJob, missing: u32, now: Timestamp, plan: &mut Plan) {
+    let executors = &mut plan.status.executors;
+    if let Some(time) = executors.retry_time.filter(|time| *time > now) {
+        return plan.look_again([time].into_iter());
+    }
+    let memory = executors.memory.unwrap_or(job.spec.executors.memory);
+    for _ in 0..missing.min(MADE_MAX) {
+        executors.highest += 1;
+        executors.open.0.insert(executors.highest);
+        plan.make.push(PodOrder {
+            role: PodRole::Executor,
+            number: executors.highest,
+            memory,
+        });
+    }
+    if missing > MADE_MAX {
+        plan.look_again([now].into_iter());
+    }
+}
+
+/// Who leaves: first those that do nothing yet, then the youngest, which hold the least that others still want to read.
+fn victims(seen: &Seen, alive: &BTreeSet<u32>, count: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = alive.iter().copied().collect();
+    order.sort_by_key(|number| {
+        let ready = matches!(seen.executors[number].state, PodState::Running { ready: true });
+        (ready, std::cmp::Reverse(*number))
+    });
+    order.truncate(count);
+    order
+}
+
+/// Orders that were given once are given again until the pod has heard of them.
+fn end_leaving(seen: &Seen, plan: &mut Plan) {
+    let Numbers(leaving) = &plan.status.executors.leaving;
+    let pods = leaving.iter().filter_map(|number| seen.executors.get(number));
+    plan.end.extend(pods.filter(|pod| pod.state.is_alive()).map(end_order));
+}
+
+/// One that was settled while it lived, which only a status that went back in time can bring about.
+fn end_settled(seen: &Seen, plan: &mut Plan) {
+    let open = &plan.status.executors.open;
+    let settled = seen
+        .executors
+        .iter()
+        .filter(|(number, pod)| !open.0.contains(number) && pod.state.is_alive());
+    plan.end.extend(settled.map(|(_, pod)| end_order(pod)));
+}

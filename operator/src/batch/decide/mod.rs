@@ -1,0 +1,300 @@
+//! What to do next about one job: a pure function of the job, what is remembered in its status, its pods, and now.
+//!
+//! Level-triggered: nothing here knows why it was called, and calling it again with the same facts orders the same. An order is
+//! safe to carry out twice, and safe to be forgotten halfway, because of three habits:
+//!
+//! - Pods are made first and written down second: their names are their numbers, so that a second try finds them.
+//! - Pods are ended by intent: that a pod was told to leave is written down first, so that its end is charged to nobody.
+//! - The end of a pod is charged once, when its number leaves the set of open ones (executors) or comes to lie below the
+//!   mark of charged ones (drivers), in the same write as the charge.
+
+mod charge;
+mod conditions;
+mod driver;
+mod executors;
+mod progress;
+mod refuse;
+
+#[cfg(test)]
+mod tests;
+
+use jiff::{SignedDuration, Timestamp};
+use trireme_spec::quantity::Bytes;
+
+use super::seen::{PodSeen, Seen};
+use super::validate::ValidJob;
+use crate::api::condition::Reason;
+use crate::api::status::{BatchJobStatus, DriverStatus, JobState};
+use crate::names::{self, PodRole, label};
+use driver::Driver;
+pub use refuse::{refuse, reject};
+
+/// What to do, in the order in which it is done: make, write the status, end, remove.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Pods to make.
+    pub make: Vec<PodOrder>,
+    /// What the status should say.
+    pub status: BatchJobStatus,
+    /// Pods to end.
+    pub end: Vec<EndOrder>,
+    /// Remove the object itself: its time after the end is over.
+    pub remove: bool,
+    /// What to tell people, beside the status.
+    pub notes: Vec<Note>,
+    /// When to look again, even if nothing is heard.
+    pub next: Option<Timestamp>,
+}
+
+/// A pod to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodOrder {
+    pub role: PodRole,
+    pub number: u32,
+    pub memory: Bytes,
+}
+
+/// A pod to end: this very one, not another of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndOrder {
+    pub name: String,
+    pub uid: String,
+}
+
+/// Something to tell people as an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub warning: bool,
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+struct Over {
+    state: JobState,
+    reason: Reason,
+    message: String,
+}
+
+/// Executors that may still be there this long after the job has ended: they leave by themselves.
+const LEAVE_PATIENCE: SignedDuration = SignedDuration::from_secs(10);
+
+/// What is to be done about `job`.
+pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timestamp) -> Plan {
+    let mut plan = Plan {
+        make: Vec::new(),
+        status: of_this_run(job, before, now),
+        end: Vec::new(),
+        remove: false,
+        notes: Vec::new(),
+        next: None,
+    };
+    if plan.status.state.is_some_and(JobState::is_terminal) {
+        after_the_end(job, seen, now, &mut plan);
+    } else if !seen.strangers.is_empty() {
+        wait_for_strangers(job, seen, now, &mut plan);
+    } else if job.spec.suspend {
+        release(job, seen, now, &mut plan);
+    } else {
+        run(job, seen, now, &mut plan);
+    }
+    progress::note(before, seen, now, &mut plan);
+    plan.status.observed_generation = Some(job.generation);
+    plan
+}
+
+/// What is remembered of the run that the object asks for: nothing, if it is a new one.
+fn of_this_run(job: &ValidJob, before: &BatchJobStatus, now: Timestamp) -> BatchJobStatus {
+    let mut status = match before.run.as_ref() == Some(&job.run) {
+        true => before.clone(),
+        false => BatchJobStatus {
+            // Their times of transition tell when things really changed.
+            conditions: before.conditions.clone(),
+            run: Some(job.run.clone()),
+            start_time: Some(now),
+            ..BatchJobStatus::default()
+        },
+    };
+    status.selector = Some(format!(
+        "{}={},{}={}",
+        label::JOB,
+        job.key.name,
+        label::ROLE,
+        PodRole::Executor.as_str()
+    ));
+    conditions::accept(job, &mut status, now);
+    status
+}
+
+fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
+    if plan.status.state == Some(JobState::Suspended) {
+        // What it waited for does not count against its deadline.
+        plan.status.start_time = Some(now);
+        plan.status.state = None;
+    }
+    let driver = match deadline(job, &plan.status, now) {
+        Some(over) => Driver::Over(over),
+        None => driver::step(job, seen, now, plan),
+    };
+    match driver {
+        Driver::Over(over) => {
+            let timed_out = over.reason == Reason::DeadlineExceeded;
+            end_run(job, &over, now, plan);
+            if timed_out || over.state == JobState::Failed {
+                end_all(seen, plan);
+            }
+        }
+        driver => {
+            if let Driver::Missing = driver {
+                let attempt = plan.status.driver.attempt + 1;
+                plan.make.push(PodOrder {
+                    role: PodRole::Driver,
+                    number: attempt,
+                    memory: plan.status.driver.memory.unwrap_or(job.spec.driver.memory),
+                });
+                plan.status.driver = DriverStatus {
+                    attempt,
+                    since: Some(now),
+                    ..plan.status.driver.clone()
+                };
+                plan.status.retries.retry_time = None;
+            }
+            executors::step(job, seen, wanted(job), now, plan);
+            conditions::underway(job, &driver, seen, now, plan);
+            let retry = plan.status.retries.retry_time;
+            let deadline = deadline_time(job, &plan.status);
+            plan.look_again([retry, deadline].into_iter().flatten());
+        }
+    }
+}
+
+/// How many executors there should be.
+fn wanted(job: &ValidJob) -> u32 {
+    job.spec.executors.min.max(1)
+}
+
+fn deadline_time(job: &ValidJob, status: &BatchJobStatus) -> Option<Timestamp> {
+    let seconds = job.spec.active_deadline_seconds?;
+    Some(status.start_time? + SignedDuration::from_secs(i64::from(seconds)))
+}
+
+fn deadline(job: &ValidJob, status: &BatchJobStatus, now: Timestamp) -> Option<Over> {
+    (deadline_time(job, status)? <= now).then(|| Over {
+        state: JobState::Failed,
+        reason: Reason::DeadlineExceeded,
+        message: format!(
+            "the job ran longer than the {} s of spec.activeDeadlineSeconds",
+            job.spec.active_deadline_seconds.unwrap_or_default()
+        ),
+    })
+}
+
+fn end_run(job: &ValidJob, over: &Over, now: Timestamp, plan: &mut Plan) {
+    plan.status.state = Some(over.state);
+    plan.status.completion_time = Some(now);
+    plan.status.executors.desired = 0;
+    plan.status.executors.summary = Some("0/0".to_owned());
+    conditions::ended(job, over, &mut plan.status, now);
+    plan.notes.push(Note {
+        warning: over.state == JobState::Failed,
+        reason: over.reason,
+        message: over.message.clone(),
+    });
+    let ttl = ttl_time(job, &plan.status);
+    plan.look_again([Some(now + LEAVE_PATIENCE), ttl].into_iter().flatten());
+}
+
+/// Ends what is left of a run, and in time the object.
+fn after_the_end(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
+    let ended = plan.status.completion_time.unwrap_or(now);
+    if now >= ended + LEAVE_PATIENCE {
+        end_all(seen, plan);
+    } else {
+        plan.look_again([ended + LEAVE_PATIENCE].into_iter());
+    }
+    plan.status.executors.ready = 0;
+    match ttl_time(job, &plan.status) {
+        Some(due) if due <= now => plan.remove = true,
+        Some(due) => plan.look_again([due].into_iter()),
+        None => {}
+    }
+}
+
+fn ttl_time(job: &ValidJob, status: &BatchJobStatus) -> Option<Timestamp> {
+    let seconds = job.spec.ttl_seconds_after_finished?;
+    Some(status.completion_time? + SignedDuration::from_secs(i64::from(seconds)))
+}
+
+/// A run begins when nothing of another one is left: two runs of one job write to the same places.
+fn wait_for_strangers(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
+    let alive = seen
+        .strangers
+        .iter()
+        .filter(|pod| pod.state.is_alive() || is_ended(pod));
+    plan.end.extend(alive.map(end_order));
+    plan.status.state = Some(JobState::Pending);
+    conditions::waiting(
+        job,
+        Reason::WaitingForPreviousRun,
+        seen.strangers.len(),
+        &mut plan.status,
+        now,
+    );
+}
+
+fn is_ended(pod: &PodSeen) -> bool {
+    matches!(pod.state, super::seen::PodState::Ended(_))
+}
+
+/// Gives back everything that the job holds, and remembers that this was asked for.
+fn release(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
+    let highest = seen.drivers.keys().next_back().copied().unwrap_or_default();
+    let status = &mut plan.status;
+    status.driver.attempt = status.driver.attempt.max(highest);
+    status.driver.charged = status.driver.attempt;
+    status.retries.retry_time = None;
+    executors::release(seen, plan);
+    plan.end
+        .extend(seen.drivers.values().filter(|pod| pod.state.is_alive()).map(end_order));
+    plan.status.state = Some(JobState::Suspended);
+    let left = seen
+        .drivers
+        .values()
+        .chain(seen.executors.values())
+        .filter(|pod| !is_ended(pod))
+        .count();
+    conditions::suspended(job, left, &mut plan.status, now);
+}
+
+fn end_all(seen: &Seen, plan: &mut Plan) {
+    let pods = seen.drivers.values().chain(seen.executors.values());
+    plan.end.extend(pods.filter(|pod| pod.state.is_alive()).map(end_order));
+}
+
+fn end_order(pod: &PodSeen) -> EndOrder {
+    EndOrder {
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+    }
+}
+
+impl Plan {
+    /// Asks for a visit at the earliest of `times`.
+    fn look_again(&mut self, times: impl Iterator<Item = Timestamp>) {
+        self.next = self.next.into_iter().chain(times).min();
+    }
+
+    fn note(&mut self, warning: bool, reason: Reason, message: String) {
+        self.notes.push(Note {
+            warning,
+            reason,
+            message,
+        });
+    }
+}
+
+/// The name of a pod of `job`.
+fn pod_name(job: &ValidJob, role: PodRole, number: u32) -> String {
+    names::pod(&job.key.name, role, number)
+}

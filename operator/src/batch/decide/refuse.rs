@@ -1,0 +1,98 @@
+//! What becomes of a plan when the cluster does not take its pods, and of an object that cannot be run.
+
+use jiff::Timestamp;
+
+use super::super::validate::ValidJob;
+use super::charge::wait;
+use super::{Note, Over, Plan, PodOrder, conditions, end_run};
+use crate::api::batch_job::BatchJob;
+use crate::api::condition::{Condition, ConditionType, Reason, set};
+use crate::api::status::{BatchJobStatus, JobState};
+use crate::names::PodRole;
+
+/// Takes back from `plan` what was refused: each pod, whether by a quota, and in which words.
+pub fn refuse(job: &ValidJob, plan: &mut Plan, refused: &[(PodOrder, bool, String)], now: Timestamp) {
+    let Some((_, quota, message)) = refused.iter().max_by_key(|(order, _, _)| order.role == PodRole::Driver) else {
+        return;
+    };
+    let reason = match quota {
+        true => Reason::QuotaExceeded,
+        false => Reason::PodRefused,
+    };
+    let (mut drivers, mut executors) = (0, 0);
+    for (order, _, _) in refused {
+        match order.role {
+            PodRole::Driver => {
+                // Its number was not used.
+                plan.status.driver.attempt = order.number - 1;
+                drivers += 1;
+            }
+            PodRole::Executor => {
+                plan.status.executors.open.0.remove(&order.number);
+                executors += 1;
+            }
+        }
+    }
+    let backoff = &job.spec.retries.backoff;
+    if executors > 0 {
+        plan.status.executors.streak += 1;
+        let time = now + wait(backoff, plan.status.executors.streak);
+        plan.status.executors.retry_time = Some(time);
+        plan.look_again([time].into_iter());
+    }
+    if drivers > 0 {
+        let budget = job.spec.retries.scheduling;
+        let refusals = plan.status.retries.scheduling;
+        if refusals >= budget {
+            let over = Over {
+                state: JobState::Failed,
+                reason: Reason::SchedulingRetriesExhausted,
+                message: format!(
+                    "the driver was refused {} times; spec.retries.scheduling is {budget}: {message}",
+                    refusals + 1
+                ),
+            };
+            return end_run(job, &over, now, plan);
+        }
+        plan.status.retries.scheduling = refusals + 1;
+        let time = now + wait(backoff, refusals + 1);
+        plan.status.retries.retry_time = Some(time);
+        plan.look_again([time].into_iter());
+    }
+    let whose = if drivers > 0 { "the driver" } else { "an executor" };
+    if drivers > 0 || plan.status.executors.ready == 0 {
+        conditions::refused(job, reason, whose, message, &mut plan.status, now);
+    }
+    plan.note(true, reason, format!("{whose} was refused: {message}"));
+}
+
+/// The status of an object that cannot be run. What runs already goes on.
+pub fn reject(
+    object: &BatchJob,
+    before: &BatchJobStatus,
+    reason: Reason,
+    message: &str,
+    now: Timestamp,
+) -> (BatchJobStatus, Vec<Note>) {
+    let mut status = before.clone();
+    let mut text = message.to_owned();
+    text.truncate(text.floor_char_boundary(4096));
+    status.observed_generation = object.metadata.generation;
+    set(
+        &mut status.conditions,
+        Condition {
+            kind: ConditionType::Accepted,
+            status: false.into(),
+            reason: reason.as_str().to_owned(),
+            message: text.clone(),
+            last_transition_time: conditions::whole_seconds(now),
+            observed_generation: object.metadata.generation,
+        },
+    );
+    let note = Note {
+        warning: true,
+        reason,
+        message: text,
+    };
+    (status, vec![note])
+}

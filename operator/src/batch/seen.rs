@@ -1,0 +1,267 @@
+//! What is known of a job's pods, in terms that decisions are made of. Pure: pods in, facts out.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
+use trireme_spec::problem::Problem;
+use trireme_spec::report::JobReport;
+
+use crate::api::condition::Reason;
+use crate::names::{CONTAINER, PodRole, label};
+
+/// A job's pods and what its driver says.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Drivers of the run, by attempt.
+    pub drivers: BTreeMap<u32, PodSeen>,
+    /// Executors of the run, by number.
+    pub executors: BTreeMap<u32, PodSeen>,
+    /// Pods of other runs.
+    pub strangers: Vec<PodSeen>,
+    /// What the driver of an attempt said last.
+    pub report: Option<(u32, JobReport)>,
+}
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub struct PodSeen {
+    pub name: String,
+    pub uid: String,
+    pub created: Option<Timestamp>,
+    pub state: PodState,
+}
+
+/// How a pod stands.
+#[derive(Clone, Debug)]
+pub enum PodState {
+    /// Not running yet; with what is in the way, if something is.
+    Waiting(Option<Trouble>),
+    /// Runs.
+    Running {
+        /// Whether it says that it is ready.
+        ready: bool,
+    },
+    /// Was told to end, by us or by somebody else.
+    Leaving { why: String },
+    /// Has ended.
+    Ended(End),
+}
+
+/// Something that keeps a pod from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// How a pod ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// A driver that said how the job ended.
+    Reported(Box<JobReport>),
+    /// Exit code 0 and nothing said.
+    Succeeded,
+    /// Used more memory than its limit.
+    OutOfMemory,
+    /// The machine took it away: eviction, preemption, loss of the node, a signal.
+    Lost { why: String },
+    /// Ended by an error of its own.
+    Crashed { code: i32, last_words: LastWords },
+}
+
+/// What a pod said that ended by an error of its own.
+#[derive(Clone, Debug)]
+pub enum LastWords {
+    /// An error of the published list.
+    Problem(Box<Problem>),
+    /// The end of its log.
+    Log(String),
+}
+
+impl PodState {
+    /// Whether it runs, or will.
+    pub fn is_alive(&self) -> bool {
+        match self {
+            PodState::Waiting(_) | PodState::Running { .. } => true,
+            PodState::Leaving { .. } | PodState::Ended(_) => false,
+        }
+    }
+}
+
+/// The facts about `pods`, which are of one job, with regard to its `run`.
+pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Option<(u32, JobReport)>) -> Seen {
+    let mut seen = Seen {
+        report,
+        ..Seen::default()
+    };
+    for pod in pods {
+        let labels = pod.metadata.labels.as_ref();
+        let of = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+        let number = of(label::NUMBER).and_then(|number| number.parse().ok());
+        let facts = PodSeen {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            state: state(pod),
+        };
+        match (number, of(label::ROLE), of(label::RUN)) {
+            (Some(number), Some("driver"), Some(of_run)) if of_run == run => drop(seen.drivers.insert(number, facts)),
+            (Some(number), Some("executor"), Some(of_run)) if of_run == run => {
+                drop(seen.executors.insert(number, facts));
+            }
+            _ => seen.strangers.push(facts),
+        }
+    }
+    seen
+}
+
+/// The role of a pod, by its labels.
+pub fn role(pod: &Pod) -> Option<PodRole> {
+    match pod.metadata.labels.as_ref()?.get(label::ROLE)?.as_str() {
+        "driver" => Some(PodRole::Driver),
+        "executor" => Some(PodRole::Executor),
+        _ => None,
+    }
+}
+
+fn state(pod: &Pod) -> PodState {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    let container = container(pod);
+    let terminated = container
+        .and_then(|container| container.state.as_ref())
+        .and_then(|state| state.terminated.as_ref());
+    if let Some(terminated) = terminated {
+        return PodState::Ended(end(terminated, pod));
+    }
+    if matches!(phase, "Failed" | "Succeeded") {
+        // Pods that were evicted before they ran, or collected after they ended, have no container to ask.
+        return PodState::Ended(match disruption(pod) {
+            Some(why) => End::Lost { why },
+            None if phase == "Succeeded" => End::Succeeded,
+            None => End::Lost {
+                why: reason_of(pod).unwrap_or_else(|| "the pod failed without a reason".to_owned()),
+            },
+        });
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        let why = disruption(pod).unwrap_or_else(|| "the pod was deleted".to_owned());
+        return PodState::Leaving { why };
+    }
+    match container.and_then(|container| container.state.as_ref()) {
+        Some(ContainerState { running: Some(_), .. }) => PodState::Running {
+            ready: container.is_some_and(|container| container.ready),
+        },
+        _ => PodState::Waiting(trouble(pod, container)),
+    }
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == CONTAINER)
+}
+
+fn end(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
+    let said = terminated.message.as_deref().unwrap_or_default();
+    if let Ok(report) = serde_json::from_str::<JobReport>(said)
+        && report.phase.is_terminal()
+    {
+        return End::Reported(Box::new(report));
+    }
+    if terminated.reason.as_deref() == Some("OOMKilled") {
+        return End::OutOfMemory;
+    }
+    if let Some(why) = disruption(pod) {
+        return End::Lost { why };
+    }
+    /// What a shell reports for a process that a signal ended: 128 and the signal.
+    const SIGNALLED: std::ops::RangeInclusive<i32> = 129..=159;
+    let evicted = reason_of(pod).filter(|_| is_failed(pod));
+    match terminated.exit_code {
+        0 => End::Succeeded,
+        // SIGKILL and SIGTERM come from outside; SIGSEGV, SIGABRT and the like are the process's own doing.
+        137 | 143 => End::Lost {
+            why: evicted
+                .unwrap_or_else(|| format!("the process was killed with signal {}", terminated.exit_code - 128)),
+        },
+        130 => End::Lost {
+            why: evicted.unwrap_or_else(|| "the process was told to end".to_owned()),
+        },
+        code => match evicted {
+            Some(why) if !SIGNALLED.contains(&code) => End::Lost { why },
+            _ => End::Crashed {
+                code,
+                last_words: last_words(said),
+            },
+        },
+    }
+}
+
+/// The end of a log is for people, and of that the end: its first line may begin anywhere.
+fn last_words(said: &str) -> LastWords {
+    const LINES_MAX: usize = 6;
+    if let Ok(problem) = serde_json::from_str(said) {
+        return LastWords::Problem(problem);
+    }
+    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    LastWords::Log(lines[lines.len().saturating_sub(LINES_MAX)..].join("\n"))
+}
+
+/// Kubernetes' word that a pod ended for the machine's sake:
+/// <https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions>.
+fn disruption(pod: &Pod) -> Option<String> {
+    let disrupted = condition(pod, "DisruptionTarget").filter(|condition| condition.status == "True")?;
+    let reason = disrupted.reason.as_deref().unwrap_or("disrupted");
+    Some(match disrupted.message.as_deref() {
+        Some(message) if !message.is_empty() => format!("{reason}: {message}"),
+        _ => reason.to_owned(),
+    })
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn is_failed(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed")
+}
+
+/// Why the kubelet ended the pod as a whole, such as `Evicted`.
+fn reason_of(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let reason = status.reason.as_deref()?;
+    Some(match status.message.as_deref() {
+        Some(message) if !message.is_empty() => format!("{reason}: {message}"),
+        _ => reason.to_owned(),
+    })
+}
+
+/// What keeps a pod from running, as far as somebody has to do something about it.
+fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<Trouble> {
+    let waiting = container
+        .and_then(|container| container.state.as_ref())
+        .and_then(|state| state.waiting.as_ref());
+    if let Some(waiting) = waiting {
+        let reason = match waiting.reason.as_deref().unwrap_or_default() {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => {
+                Reason::ImagePullFailed
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => {
+                Reason::ContainerFailed
+            }
+            _ => return None,
+        };
+        let words = waiting.message.as_deref().or(waiting.reason.as_deref());
+        return Some(Trouble {
+            reason,
+            message: words.unwrap_or_default().to_owned(),
+        });
+    }
+    let scheduled = condition(pod, "PodScheduled").filter(|condition| condition.status == "False")?;
+    (scheduled.reason.as_deref() == Some("Unschedulable")).then(|| Trouble {
+        reason: Reason::Unschedulable,
+        message: scheduled.message.clone().unwrap_or_default(),
+    })
+}

@@ -1,0 +1,270 @@
+//! From the object as it was written to a job that can be built: everything that a later step would have to doubt is decided
+//! here, and what cannot be run is told with its field.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value, json};
+use trireme_spec::batch_job::{API_VERSION, BatchJobSpec};
+use trireme_spec::manifest::{Target, read_manifest_for};
+use trireme_spec::pods::PodTemplate;
+use trireme_spec::problem::{ErrorCode, Problem};
+
+use crate::api::batch_job::BatchJob;
+use crate::api::condition::{ConditionStatus, ConditionType};
+use crate::names::{CONTAINER, JobKey, label};
+
+/// A job that can be built without another error.
+#[derive(Clone, Debug)]
+pub struct ValidJob {
+    pub key: JobKey,
+    pub uid: String,
+    pub generation: i64,
+    pub created: Option<Timestamp>,
+    pub spec: BatchJobSpec,
+    /// The run that the object asks for: its own id, and what tells this run from others.
+    pub run: String,
+    /// What people want merged into each driver, the general before the particular.
+    pub driver_overlays: Vec<Pod>,
+    /// The same for executors.
+    pub executor_overlays: Vec<Pod>,
+}
+
+/// Checks `job`.
+///
+/// # Errors
+/// Every problem that was found, each with its field.
+pub fn validate(job: &BatchJob) -> Result<ValidJob, Vec<Problem>> {
+    if !was_accepted(job) {
+        check_spec(job)?;
+    }
+    let metadata = &job.metadata;
+    let spec = &job.spec;
+    let uid = metadata.uid.clone().unwrap_or_default();
+    let mut problems = Vec::new();
+    let mut overlay = |field: &str, template: &Option<PodTemplate>| {
+        let template = template.as_ref()?;
+        overlay(field, template).map_err(|problem| problems.push(problem)).ok()
+    };
+    let common = overlay("spec.podTemplate", &spec.pod_template);
+    let driver = overlay("spec.driver.podTemplate", &spec.driver.pod_template);
+    let executor = overlay("spec.executors.podTemplate", &spec.executors.pod_template);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(ValidJob {
+        key: JobKey {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        },
+        generation: metadata.generation.unwrap_or_default(),
+        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        run: match &spec.rerun_nonce {
+            Some(nonce) => format!("{uid}-{nonce}"),
+            None => uid.clone(),
+        },
+        uid,
+        spec: spec.clone(),
+        driver_overlays: common.iter().cloned().chain(driver).collect(),
+        executor_overlays: common.into_iter().chain(executor).collect(),
+    })
+}
+
+/// Whether this very spec has been checked before.
+fn was_accepted(job: &BatchJob) -> bool {
+    job.status.as_ref().is_some_and(|status| {
+        status.conditions.iter().any(|condition| {
+            condition.kind == ConditionType::Accepted
+                && condition.status == ConditionStatus::True
+                && condition.observed_generation == job.metadata.generation
+        })
+    })
+}
+
+/// The checks of `trireme validate`, all of them: an object may have been written past the API server's, by an older
+/// definition for instance.
+fn check_spec(job: &BatchJob) -> Result<(), Vec<Problem>> {
+    let manifest = json!({
+        "apiVersion": API_VERSION,
+        "kind": "BatchJob",
+        "metadata": { "name": job.metadata.name, "namespace": job.metadata.namespace },
+        "spec": job.spec,
+    });
+    read_manifest_for("the object", &manifest.to_string(), Target::Kubernetes).map(drop)
+}
+
+/// Fields of a pod that are the operator's to decide: without them a job would not be one.
+const OPERATORS_FIELDS: [&str; 8] = [
+    "restartPolicy",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "nodeName",
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
+    "ephemeralContainers",
+];
+
+/// The same for the container that runs the engine.
+const OPERATORS_CONTAINER_FIELDS: [&str; 4] = ["command", "args", "resources", "terminationMessagePath"];
+
+fn overlay(field: &str, template: &PodTemplate) -> Result<Pod, Problem> {
+    let bad = |message: String| Problem::new(ErrorCode::ManifestBadValue, message);
+    let fields = &template.spec.0;
+    if let Some(key) = template
+        .metadata
+        .labels
+        .keys()
+        .find(|key| key.starts_with(label::PREFIX))
+    {
+        return Err(bad(format!("{field}.metadata.labels: {key} is the operator's label")));
+    }
+    if let Some(taken) = OPERATORS_FIELDS.iter().find(|taken| fields.contains_key(**taken)) {
+        return Err(bad(format!("{field}.spec.{taken} is the operator's to decide")).remedy("remove the field"));
+    }
+    check_container(field, fields)?;
+    let spec: PodSpec = with_containers(fields)
+        .and_then(serde_json::from_value)
+        .map_err(|error| bad(format!("{field}.spec: {error}")))?;
+    let read = serde_json::to_value(&spec).map_err(|error| bad(format!("{field}.spec: {error}")))?;
+    if let Some(unread) = unread_field(&Value::Object(fields.clone()), &read, &format!("{field}.spec")) {
+        return Err(Problem::new(
+            ErrorCode::ManifestUnknownField,
+            format!("{unread}: a pod has no such field"),
+        )
+        .remedy("look for a typing error; kubectl explain pod.spec lists the fields"));
+    }
+    Ok(Pod {
+        metadata: ObjectMeta {
+            labels: Some(template.metadata.labels.clone()),
+            annotations: Some(template.metadata.annotations.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        status: None,
+    })
+}
+
+fn check_container(field: &str, fields: &Map<String, Value>) -> Result<(), Problem> {
+    let containers = fields.get("containers").and_then(Value::as_array);
+    let ours = containers
+        .into_iter()
+        .flatten()
+        .find(|container| container["name"] == CONTAINER);
+    let taken = OPERATORS_CONTAINER_FIELDS
+        .iter()
+        .find(|taken| ours.is_some_and(|container| container.get(taken).is_some()));
+    match taken {
+        Some(taken) => Err(Problem::new(
+            ErrorCode::ManifestBadValue,
+            format!("{field}.spec.containers[{CONTAINER}].{taken} is the operator's to decide"),
+        )
+        .remedy("size a pod with cores, memory and scratch of spec.driver and spec.executors")),
+        None => Ok(()),
+    }
+}
+
+/// A pod must have containers, which a template need not.
+fn with_containers(fields: &Map<String, Value>) -> Result<Value, serde_json::Error> {
+    let mut fields = fields.clone();
+    fields.entry("containers").or_insert_with(|| json!([]));
+    Ok(Value::Object(fields))
+}
+
+/// The path of the first field of `written` that is not in `read`: one that no pod has.
+fn unread_field(written: &Value, read: &Value, path: &str) -> Option<String> {
+    match (written, read) {
+        (Value::Object(written), Value::Object(read)) => written.iter().find_map(|(name, value)| {
+            let path = format!("{path}.{name}");
+            let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+            match read.get(name) {
+                Some(read) => unread_field(value, read, &path),
+                None if empty || value.as_array().is_some_and(Vec::is_empty) => None,
+                None => Some(path),
+            }
+        }),
+        (Value::Array(written), Value::Array(read)) => written
+            .iter()
+            .zip(read)
+            .enumerate()
+            .find_map(|(at, (written, read))| unread_field(written, read, &format!("{path}[{at}]"))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(spec: Value) -> BatchJob {
+        serde_json::from_value(json!({
+            "apiVersion": API_VERSION,
+            "kind": "BatchJob",
+            "metadata": { "name": "revenue", "namespace": "sales", "uid": "7d0", "generation": 3 },
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn told(spec: Value) -> String {
+        let problems = validate(&job(spec)).unwrap_err();
+        problems
+            .iter()
+            .map(|problem| problem.message.clone())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+
+    #[test]
+    fn a_run_is_named_by_the_object_and_its_nonce() {
+        assert_eq!(validate(&job(json!({ "sql": "SELECT 1" }))).unwrap().run, "7d0");
+        let again = job(json!({ "sql": "SELECT 1", "rerunNonce": "2" }));
+        assert_eq!(validate(&again).unwrap().run, "7d0-2");
+    }
+
+    #[test]
+    fn templates_come_from_the_general_to_the_particular() {
+        let spec = json!({
+            "sql": "SELECT 1",
+            "podTemplate": { "spec": { "priorityClassName": "low" } },
+            "driver": { "podTemplate": { "spec": { "priorityClassName": "high" } } },
+        });
+        let job = validate(&job(spec)).unwrap();
+        let classes = |overlays: &[Pod]| -> Vec<String> {
+            let class = |pod: &Pod| pod.spec.as_ref().unwrap().priority_class_name.clone().unwrap();
+            overlays.iter().map(class).collect()
+        };
+        assert_eq!(classes(&job.driver_overlays), ["low", "high"]);
+        assert_eq!(classes(&job.executor_overlays), ["low"]);
+    }
+
+    #[test]
+    fn what_no_pod_has_is_refused_with_its_path() {
+        let template = |spec: Value| json!({ "sql": "SELECT 1", "podTemplate": { "spec": spec } });
+        assert_eq!(
+            told(template(
+                json!({ "affinty": {} , "nodeSelector": {"a": "b"}, "tolerations": [{ "kee": "x" }] })
+            )),
+            "spec.podTemplate.spec.tolerations[0].kee: a pod has no such field"
+        );
+        assert!(told(template(json!({ "volumes": "none" }))).starts_with("spec.podTemplate.spec: "));
+        assert_eq!(
+            told(template(json!({ "restartPolicy": "Always" }))),
+            "spec.podTemplate.spec.restartPolicy is the operator's to decide"
+        );
+        assert_eq!(
+            told(template(
+                json!({ "containers": [{ "name": "trireme", "args": ["x"] }] })
+            )),
+            "spec.podTemplate.spec.containers[trireme].args is the operator's to decide"
+        );
+    }
+
+    #[test]
+    fn the_checks_of_a_laptop_hold_here_too() {
+        assert_eq!(
+            told(json!({ "sql": "SELECT 1", "executors": { "memory": "1" } })),
+            "\"memory\" is out of range"
+        );
+    }
+}

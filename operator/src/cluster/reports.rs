@@ -1,0 +1,210 @@
+//! What drivers say about themselves.
+//!
+//! One task for each driver that is at work: it asks the driver's http port for the next report and waits for the answer, which
+//! comes when something has changed. A visit reads what came last and never waits. The connection trusts the job's own
+//! authority and nothing else, and asks for the role: the address is only where to look.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use reqwest::{Certificate, Client, StatusCode};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use trireme_pki::Role;
+use trireme_spec::limits::Limits;
+use trireme_spec::report::JobReport;
+
+use super::Follow;
+use crate::names::{JobKey, port};
+
+/// Longest report that is read. One with a thousand workers and a full preview has some 150 KiB.
+const REPORT_BYTES_MAX: usize = 1 << 20;
+
+/// Beyond the driver's own wait: an answer on a busy machine.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries on a driver that does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// After this long a driver's secret is looked at again, for certificates that want renewal.
+const LOOK_AGAIN: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// The drivers that are followed.
+#[derive(Debug)]
+pub struct Reports {
+    followed: Arc<Mutex<HashMap<JobKey, Followed>>>,
+    changed: mpsc::Sender<JobKey>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    pod_uid: String,
+    attempt: u32,
+    since: Instant,
+    report: Option<JobReport>,
+    task: AbortHandle,
+}
+
+impl Reports {
+    /// Names each job with news on `changed`.
+    pub fn new(changed: mpsc::Sender<JobKey>) -> Reports {
+        Reports {
+            followed: Arc::default(),
+            changed,
+        }
+    }
+
+    /// What the driver of `key` said last.
+    pub fn get(&self, key: &JobKey) -> Option<(u32, JobReport)> {
+        let followed = self.followed.lock();
+        let driver = followed.get(key)?;
+        Some((driver.attempt, driver.report.clone()?))
+    }
+
+    /// Whether the driver in that pod is followed, and need not be looked at again yet.
+    pub fn follows(&self, key: &JobKey, pod_uid: &str) -> bool {
+        let followed = self.followed.lock();
+        followed
+            .get(key)
+            .is_some_and(|driver| driver.pod_uid == pod_uid && driver.since.elapsed() < LOOK_AGAIN)
+    }
+
+    /// Follows a driver, instead of the one before.
+    pub fn follow(&self, driver: Follow) {
+        let mut followed = self.followed.lock();
+        let report = followed.get(&driver.key).filter(|old| old.pod_uid == driver.pod_uid);
+        let report = report.and_then(|old| old.report.clone());
+        let ask = ask(driver.clone(), Arc::clone(&self.followed), self.changed.clone());
+        let new = Followed {
+            pod_uid: driver.pod_uid,
+            attempt: driver.attempt,
+            since: Instant::now(),
+            report,
+            task: tokio::spawn(ask).abort_handle(),
+        };
+        if let Some(old) = followed.insert(driver.key, new) {
+            old.task.abort();
+        }
+    }
+
+    /// Follows nobody of `key` any more.
+    pub fn forget(&self, key: &JobKey) {
+        if let Some(old) = self.followed.lock().remove(key) {
+            old.task.abort();
+        }
+    }
+}
+
+impl Drop for Reports {
+    fn drop(&mut self) {
+        for driver in self.followed.lock().values() {
+            driver.task.abort();
+        }
+    }
+}
+
+/// Asks until it is told to stop.
+async fn ask(driver: Follow, followed: Arc<Mutex<HashMap<JobKey, Followed>>>, changed: mpsc::Sender<JobKey>) {
+    let client = match client(&driver) {
+        Ok(client) => client,
+        Err(error) => return tracing::error!(job = %driver.key, error = %causes(&error), "a driver cannot be asked"),
+    };
+    let mut version = 0;
+    let mut wait = RETRY;
+    loop {
+        match next(&client, &driver, version).await {
+            Ok((new, report)) => {
+                wait = RETRY;
+                version = new;
+                let known = {
+                    let mut followed = followed.lock();
+                    let entry = followed
+                        .get_mut(&driver.key)
+                        .filter(|entry| entry.pod_uid == driver.pod_uid);
+                    entry.map(|entry| entry.report.replace(report))
+                };
+                if known.is_none() || changed.send(driver.key.clone()).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(job = %driver.key, attempt = driver.attempt, %error, "no report");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+fn client(driver: &Follow) -> Result<Client, reqwest::Error> {
+    let name = Role::Driver.dns_name();
+    let patience = Duration::from_millis(Limits::DEFAULT.report_wait_max.as_millis()) + ANSWER_PATIENCE;
+    let address = driver.pod_ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    Client::builder()
+        .tls_built_in_root_certs(false)
+        .add_root_certificate(Certificate::from_pem(driver.secret.ca_pem.as_bytes())?)
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .resolve(name, SocketAddr::new(address, port_number()))
+        .connect_timeout(Duration::from_secs(5))
+        .timeout(patience)
+        .build()
+}
+
+fn port_number() -> u16 {
+    u16::try_from(port::HTTP).unwrap_or_default()
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+enum NoReport {
+    #[error("{}", causes(.0))]
+    Http(#[from] reqwest::Error),
+    #[error("the driver answers {0}")]
+    Status(StatusCode),
+    #[error("the report is longer than {REPORT_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the report cannot be read: {0}")]
+    Form(#[from] serde_json::Error),
+}
+
+async fn next(client: &Client, driver: &Follow, after: u64) -> Result<(u64, JobReport), NoReport> {
+    let url = format!(
+        "https://{}:{}/report?after={after}",
+        Role::Driver.dns_name(),
+        port_number()
+    );
+    let mut answer = client.get(url).bearer_auth(&driver.secret.token).send().await?;
+    if answer.status() != StatusCode::OK {
+        return Err(NoReport::Status(answer.status()));
+    }
+    let version = answer.headers().get("trireme-report-version");
+    let version = version
+        .and_then(|version| version.to_str().ok()?.parse().ok())
+        .unwrap_or(after);
+    let mut body = Vec::new();
+    while let Some(piece) = answer.chunk().await? {
+        if body.len() + piece.len() > REPORT_BYTES_MAX {
+            return Err(NoReport::TooLong);
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok((version, serde_json::from_slice(&body)?))
+}
+
+/// An error with what is behind it, on one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
