@@ -59,9 +59,14 @@ fn a_reader_sees_a_large_copy_whole_or_not_at_all() {
         assert!(cluster.signal_worker(victim, Signal::KILL));
         let mut driver_mib = Vec::new();
         for generation in [1, 2] {
+            // On a busy machine a kill may come after the commit, and the next driver has nothing left to do.
             cluster.wait_until("a commit", |log| {
-                log.generation == generation && log.marks.contains(&Mark::Committing)
+                let done = !log.costs.is_empty();
+                log.generation == generation && (done || log.marks.contains(&Mark::Committing))
             });
+            if !cluster.log().marks.contains(&Mark::Committing) {
+                break;
+            }
             let peak = cluster.driver().and_then(resident_peak);
             driver_mib.extend(peak.map(|bytes| bytes >> 20));
             assert!(cluster.signal_driver(Signal::KILL));
