@@ -46,6 +46,13 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
     if let Some(over) = outcome(seen, last, plan) {
         return Driver::Over(over);
     }
+    // An attempt that was given up and lives on is ended.
+    let given_up = seen.drivers.range(..=plan.status.driver.charged);
+    plan.end.extend(
+        given_up
+            .filter(|(_, pod)| pod.state.is_alive())
+            .map(|(_, pod)| end_order(pod)),
+    );
     for attempt in plan.status.driver.charged + 1..=last {
         let pod = seen.drivers.get(&attempt);
         match pod.map(|pod| &pod.state) {
@@ -64,17 +71,11 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
             _ => {}
         }
         plan.status.driver.charged = attempt;
+        plan.end.extend(pod.filter(|pod| pod.state.is_alive()).map(end_order));
         if let Some(over) = settle(job, attempt, pod, now, plan) {
             return Driver::Over(over);
         }
     }
-    // An attempt that was given up and lives on is ended, wherever it is.
-    let given_up = seen.drivers.range(..=plan.status.driver.charged);
-    plan.end.extend(
-        given_up
-            .filter(|(_, pod)| pod.state.is_alive())
-            .map(|(_, pod)| end_order(pod)),
-    );
     match plan.status.retries.retry_time {
         Some(time) if time > now => Driver::Waits,
         _ => Driver::Missing,
@@ -103,6 +104,9 @@ fn outcome(seen: &Seen, last: u32, plan: &mut Plan) -> Option<Over> {
             Phase::Starting | Phase::Running | Phase::Draining | Phase::Cancelled => false,
         })
         .max_by_key(|(attempt, report)| (report.phase == Phase::Succeeded, *attempt))?;
+    if let Some((_, said)) = seen.report.as_ref().filter(|(of, _)| *of == attempt) {
+        progress::take_result(said, &mut plan.status);
+    }
     progress::take_result(report, &mut plan.status);
     plan.status.driver.charged = plan.status.driver.charged.max(attempt);
     Some(match report.phase {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::super::seen::{End, LastWords, PodState, Seen};
 use super::super::validate::ValidJob;
@@ -20,6 +20,9 @@ const MADE_MAX: u32 = 64;
 
 /// Losses in a row that cost no wait, beyond one for each executor: a whole fleet may go at once.
 const FREE_LOSSES: u32 = 3;
+
+/// Before an executor that left by itself is replaced.
+const SENT_HOME_PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 
 /// Brings their number to `wanted`.
 pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut Plan) {
@@ -100,7 +103,12 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
         }
         let name = pod_name(job, PodRole::Executor, number);
         match state {
-            Some(PodState::Ended(End::Succeeded | End::Reported(_))) => {}
+            Some(PodState::Ended(End::Succeeded | End::Reported(_))) => {
+                // Sent home, most likely, because the job is done: the driver's own end is a moment away.
+                let executors = &mut plan.status.executors;
+                executors.retry_time = executors.retry_time.max(Some(now + SENT_HOME_PATIENCE));
+                continue;
+            }
             Some(PodState::Ended(End::OutOfMemory)) => out_of_memory(job, &name, plan),
             Some(PodState::Ended(End::Crashed { code, last_words })) => {
                 executors.crashed += 1;
@@ -120,7 +128,11 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
         let executors = &mut plan.status.executors;
         executors.streak += 1;
         let costly = executors.streak.saturating_sub(wanted.saturating_mul(2) + FREE_LOSSES);
-        executors.retry_time = (costly > 0).then(|| now + wait(&job.spec.retries.backoff, costly));
+        if costly > 0 {
+            executors.retry_time = executors
+                .retry_time
+                .max(Some(now + wait(&job.spec.retries.backoff, costly)));
+        }
     }
 }
 

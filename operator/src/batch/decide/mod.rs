@@ -80,6 +80,9 @@ struct Over {
 /// Executors that may still be there this long after the job has ended: they leave by themselves.
 const LEAVE_PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
+/// A job that is under way is looked at this often even if nothing is heard. It costs no request.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
+
 /// What is to be done about `job`.
 pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timestamp) -> Plan {
     let mut plan = Plan {
@@ -163,6 +166,7 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
             executors::step(job, seen, wanted(job), now, plan);
             conditions::underway(job, &driver, seen, now, plan);
             let retry = plan.status.retries.retry_time;
+            plan.look_again([now + LOOK_AGAIN].into_iter());
             let deadline = deadline_time(job, &plan.status);
             plan.look_again([retry, deadline].into_iter().flatten());
         }

@@ -78,17 +78,21 @@ pub fn reject(
     let mut text = message.to_owned();
     text.truncate(text.floor_char_boundary(4096));
     status.observed_generation = object.metadata.generation;
-    set(
-        &mut status.conditions,
-        Condition {
-            kind: ConditionType::Accepted,
+    status.state.get_or_insert(JobState::Pending);
+    for kind in [ConditionType::Accepted, ConditionType::Progressing] {
+        let condition = Condition {
+            kind,
             status: false.into(),
             reason: reason.as_str().to_owned(),
             message: text.clone(),
             last_transition_time: conditions::whole_seconds(now),
             observed_generation: object.metadata.generation,
-        },
-    );
+        };
+        // What runs goes on by the spec that was accepted.
+        if kind == ConditionType::Accepted || before.start_time.is_none() {
+            set(&mut status.conditions, condition);
+        }
+    }
     let note = Note {
         warning: true,
         reason,
