@@ -114,7 +114,7 @@ fn look<'a>(
     let Ok(job) = validate(object) else {
         return Looked::Rejected;
     };
-    let seen = see(pods.clone(), &job.run, cluster.report(key));
+    let seen = see(pods.clone(), &job.run, cluster.report(key, &job.run));
     let before = object.status.clone().unwrap_or_default();
     let plan = decide(&job, &before, &seen, cluster.now());
     let driver = driver_pod(&seen, pods);
@@ -356,6 +356,7 @@ async fn follow(cluster: &dyn Cluster, look: &Look) -> Result<(), VisitError> {
     if let Some(secret) = JobSecret::read(&secret) {
         cluster.follow(Follow {
             key: key.clone(),
+            run: look.job.run.clone(),
             attempt: driver.attempt,
             pod_uid: driver.uid.clone(),
             pod_ip: driver.ip.clone(),

@@ -288,8 +288,8 @@ impl Cluster for Kubernetes {
         }
     }
 
-    fn report(&self, key: &JobKey) -> Option<(u32, JobReport)> {
-        self.reports.get(key)
+    fn report(&self, key: &JobKey, run: &str) -> Option<(u32, JobReport)> {
+        self.reports.get(key, run)
     }
 
     fn follows(&self, key: &JobKey, pod_uid: &str) -> bool {

@@ -51,6 +51,7 @@ pub struct Cached {
 #[derive(Clone, Debug)]
 pub struct Follow {
     pub key: JobKey,
+    pub run: String,
     pub attempt: u32,
     pub pod_uid: String,
     pub pod_ip: String,
@@ -90,8 +91,9 @@ pub trait Cluster: Send + Sync {
     /// Events are lost rather than waited for.
     async fn publish(&self, job: &BatchJob, notes: &[Note]);
 
-    /// What the driver that is followed said last, with its attempt.
-    fn report(&self, key: &JobKey) -> Option<(u32, JobReport)>;
+    /// What the driver that is followed said last, with its attempt. Attempts begin anew with each run, so that the end of one
+    /// run would else be taken for that of the next.
+    fn report(&self, key: &JobKey, run: &str) -> Option<(u32, JobReport)>;
     /// Whether the driver in this pod is followed, with a secret that need not be looked at yet.
     fn follows(&self, key: &JobKey, pod_uid: &str) -> bool;
     fn follow(&self, driver: Follow);

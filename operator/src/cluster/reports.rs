@@ -43,6 +43,7 @@ pub struct Reports {
 #[derive(Debug)]
 struct Followed {
     pod_uid: String,
+    run: String,
     attempt: u32,
     since: Instant,
     report: Option<JobReport>,
@@ -58,10 +59,10 @@ impl Reports {
         }
     }
 
-    /// What the driver of `key` said last.
-    pub fn get(&self, key: &JobKey) -> Option<(u32, JobReport)> {
+    /// What the driver of `key` said last, if it is one of `run`.
+    pub fn get(&self, key: &JobKey, run: &str) -> Option<(u32, JobReport)> {
         let followed = self.followed.lock();
-        let driver = followed.get(key)?;
+        let driver = followed.get(key).filter(|driver| driver.run == run)?;
         Some((driver.attempt, driver.report.clone()?))
     }
 
@@ -81,6 +82,7 @@ impl Reports {
         let ask = ask(driver.clone(), Arc::clone(&self.followed), self.changed.clone());
         let new = Followed {
             pod_uid: driver.pod_uid,
+            run: driver.run,
             attempt: driver.attempt,
             since: Instant::now(),
             report,
