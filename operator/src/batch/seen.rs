@@ -175,6 +175,13 @@ fn end(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
     if let Some(why) = disruption(pod) {
         return End::Lost { why };
     }
+    // What a runtime says of a container that it finds no more, after a start of the machine for instance. The exit codes
+    // that come with it, 255 or 137, are made up.
+    if let Some(why @ ("Unknown" | "ContainerStatusUnknown")) = terminated.reason.as_deref() {
+        return End::Lost {
+            why: format!("the machine does not know how it ended ({why})"),
+        };
+    }
     /// What a shell reports for a process that a signal ended: 128 and the signal.
     const SIGNALLED: std::ops::RangeInclusive<i32> = 129..=159;
     let evicted = reason_of(pod).filter(|_| is_failed(pod));

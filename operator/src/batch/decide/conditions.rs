@@ -101,6 +101,8 @@ pub fn waiting(job: &ValidJob, reason: Reason, pods: usize, status: &mut BatchJo
     let message = format!("{pods} pods of the run before are on their way out");
     put(job, status, ConditionType::Progressing, true, reason, &message, now);
     put(job, status, ConditionType::Ready, false, reason, &message, now);
+    // Of a suspended job too: it is when these pods are gone.
+    put(job, status, ConditionType::Suspended, false, reason, &message, now);
     for kind in [ConditionType::Complete, ConditionType::Failed] {
         put(job, status, kind, false, reason, "", now);
     }
