@@ -98,6 +98,8 @@ pub enum CloseCause {
     Died { detail: String },
     /// The shell closed it because the drain took too long. Nobody's fault, so nobody is blamed.
     Drained,
+    /// Whoever runs the workers says that this one is gone, with its machine for instance: nobody's fault either.
+    Gone,
 }
 
 /// Why a task ended without output, as its worker sees it.
@@ -191,6 +193,8 @@ pub enum LossReason {
     Unreadable { outputs: u32 },
     /// It was given up at the end of its drain.
     Drained,
+    /// Whoever runs the workers says so.
+    Gone,
     /// It left in good order.
     Released,
 }
@@ -202,6 +206,7 @@ impl fmt::Display for LossReason {
             LossReason::Died { detail } => write!(f, "died: {detail}"),
             LossReason::Unreadable { outputs } => write!(f, "left {outputs} outputs that nobody could read"),
             LossReason::Drained => f.write_str("closed at the end of its drain"),
+            LossReason::Gone => f.write_str("gone, says who runs the workers"),
             LossReason::Released => f.write_str("released"),
         }
     }

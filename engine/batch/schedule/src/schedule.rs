@@ -79,6 +79,7 @@ impl Schedule {
                 LossReason::Died { detail }
             }
             CloseCause::Drained => LossReason::Drained,
+            CloseCause::Gone => LossReason::Gone,
         };
         self.lose_worker(worker, reason, effects);
     }

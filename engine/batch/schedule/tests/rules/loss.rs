@@ -406,3 +406,31 @@ fn a_worker_that_nobody_can_read_from_is_given_up() {
     }
     panic!("six failed fetches from one worker changed nothing");
 }
+
+#[test]
+fn a_worker_that_is_said_to_be_gone_is_lost_at_once_and_nobody_is_blamed() {
+    let mut bench = Bench::new();
+    bench.submit_chain(&[1]);
+    // More often than a task may be on board of a worker that dies.
+    for worker in 1..=6 {
+        bench.join(worker, 1);
+        let launch = bench.launches().pop().unwrap();
+        bench.close(worker, CloseCause::Gone);
+        let fence = Effect::Fence {
+            worker: launch.worker,
+            reason: LossReason::Gone,
+        };
+        assert_eq!(bench.effects, [fence]);
+        bench.effects.clear();
+        // The word comes twice, and its stream ends too.
+        bench.close(worker, CloseCause::Gone);
+        bench.die(worker);
+        bench.finish(&launch);
+        assert_eq!(bench.effects, []);
+    }
+    bench.join(7, 1);
+    let launch = bench.launches().pop().unwrap();
+    bench.finish(&launch);
+    bench.fetched(&launch);
+    assert!(bench.others().contains(&Effect::RunSucceeded { run: RUN }));
+}

@@ -384,6 +384,7 @@ impl Checker {
             LossReason::Died { .. } => self.meet("loss by death"),
             LossReason::Unreadable { .. } => self.meet("loss by unreadable outputs"),
             LossReason::Drained => self.meet("loss by end of drain"),
+            LossReason::Gone => panic!("nobody said that worker {worker} is gone"),
             LossReason::Released => panic!("worker {worker} is fenced for being released"),
         }
         let what_was_there = |attempt: &Attempt| {
