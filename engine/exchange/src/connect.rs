@@ -1,14 +1,19 @@
 //! Dials: finds a peer by address, makes sure that it has the role we came for, speaks HTTP/2 to it.
 //!
 //! Owns nothing after the channel is made. A channel that loses its connection dials again at its next request, through the
-//! same path, and so by the certificate files as they are then. Never trusts a host name: the address says where,
-//! the certificate says who.
+//! same path, and so by the certificate files and the addresses of its host as they are then. Never trusts a host name: the
+//! address says where, the certificate says who. A name with several addresses is usual while one driver follows another,
+//! and one of them may lead to a machine that is gone, so that they are tried beside each other (as in RFC 8305).
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -16,6 +21,12 @@ use trireme_core::tls::{ClientTls, Identity, IdentityError, Role, TlsError, peer
 
 use crate::bytes_count::{ByteCounters, Counted};
 use crate::limits::TransportLimits;
+
+/// An address that has not answered for so long has company by the next one. The value of RFC 8305.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// A name that leads to more addresses is no name of one process.
+const ADDRESSES_MAX: usize = 16;
 
 /// How to dial the job's own processes.
 #[derive(Clone, Debug)]
@@ -151,14 +162,53 @@ impl Dialer {
             .keep_alive_while_idle(true))
     }
 
-    async fn dial(&self, uri: &Uri, role: Role) -> Result<TokioIo<Counted<TlsStream<TcpStream>>>, DialError> {
+    async fn dial(&self, uri: &Uri, role: Role) -> Result<Connection, DialError> {
         let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let tcp = |source| DialError::Tcp {
-            address: address.clone(),
-            source,
-        };
-        let stream = TcpStream::connect(&address).await.map_err(tcp)?;
+        let found = lookup_host(&address).await;
+        let found = found.map_err(|source| no_connection(&address, source))?;
+        self.dial_any(&address, found.take(ADDRESSES_MAX).collect(), role).await
+    }
+
+    /// The first of `found`, which `host` has led to, that lets us in. Each has a head start before the next, but no more: one
+    /// that is not there may say nothing for minutes.
+    pub(crate) async fn dial_any(
+        &self,
+        host: &str,
+        found: Vec<SocketAddr>,
+        role: Role,
+    ) -> Result<Connection, DialError> {
+        let mut waiting = found.into_iter();
+        let mut attempts = JoinSet::new();
+        let mut refused = None;
+        loop {
+            let next = waiting.next();
+            let is_last = next.is_none();
+            if let Some(address) = next {
+                let dialer = self.clone();
+                attempts.spawn(async move { dialer.dial_one(address, role).await });
+            }
+            tokio::select! {
+                ended = attempts.join_next() => match ended.map(settled) {
+                    Some(Ok(connection)) => return Ok(connection),
+                    Some(Err(error)) => {
+                        tracing::debug!(host, %error, "an address did not let us in");
+                        refused.get_or_insert(error);
+                    }
+                    None => {
+                        let nowhere = || no_connection(host, io::Error::other("the name leads to no address"));
+                        return Err(refused.unwrap_or_else(nowhere));
+                    }
+                },
+                () = sleep(HEAD_START), if !is_last => {}
+            }
+        }
+    }
+
+    async fn dial_one(&self, address: SocketAddr, role: Role) -> Result<Connection, DialError> {
+        let tcp = |source| no_connection(&address.to_string(), source);
+        let stream = TcpStream::connect(address).await.map_err(tcp)?;
         stream.set_nodelay(true).map_err(tcp)?;
+        let address = address.to_string();
         let stream = TlsConnector::from(self.tls.config()?)
             .connect(role.server_name(), stream)
             .await
@@ -177,4 +227,19 @@ impl Dialer {
         }
         Ok(TokioIo::new(Counted::new(stream, Arc::clone(&self.counters))))
     }
+}
+
+/// A connection to a peer that has shown who it is.
+type Connection = TokioIo<Counted<TlsStream<TcpStream>>>;
+
+fn no_connection(address: &str, source: io::Error) -> DialError {
+    DialError::Tcp {
+        address: address.to_owned(),
+        source,
+    }
+}
+
+/// An attempt that panicked fails alone.
+fn settled(ended: Result<Result<Connection, DialError>, JoinError>) -> Result<Connection, DialError> {
+    ended.unwrap_or_else(|error| Err(no_connection("a peer", io::Error::other(error))))
 }

@@ -243,6 +243,34 @@ async fn addresses_and_absent_peers_say_what_is_wrong() {
     );
 }
 
+/// A name may lead to a driver that is gone, to one of another job that has its address by now, and to the one we want.
+#[tokio::test]
+async fn of_several_addresses_the_one_that_lets_us_in_is_taken() {
+    let (job, other) = (Job::new(), Job::new());
+    let listen = async |job: &Job| Listening::start(job.driver_wall(), TransportLimits::default(), Router::new()).await;
+    let (ours, theirs) = (listen(&job).await, listen(&other).await);
+    // The kernel accepts for it, and nobody ever says anything.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let deaf = deaf.local_addr().map(|address| (address, deaf)).unwrap();
+    let dialer = job.dialer(Role::Worker, "w1");
+
+    for found in [
+        vec![deaf.0, ours.address],
+        vec![closed, theirs.address, deaf.0, ours.address],
+        vec![ours.address, deaf.0],
+    ] {
+        let dialled = within(dialer.dial_any("driver:7070", found.clone(), Role::Driver)).await;
+        assert!(dialled.is_ok(), "{found:?}: {:?}", dialled.err());
+    }
+
+    let refused = async |found| within(dialer.dial_any("driver:7070", found, Role::Driver)).await.err();
+    let error = refused(vec![theirs.address, closed]).await;
+    assert!(matches!(error, Some(DialError::Handshake { .. })), "{error:?}");
+    let error = refused(Vec::new()).await;
+    assert!(matches!(error, Some(DialError::Tcp { .. })), "{error:?}");
+}
+
 /// A handler that says that it has begun, and answers when told.
 fn slow(begun: &Arc<Notify>, finish: &Arc<Notify>) -> Router {
     let (begun, finish) = (Arc::clone(begun), Arc::clone(finish));
