@@ -120,3 +120,55 @@ fn for_admission(node: &mut Value) {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::api::condition;
+
+    /// `kubectl apply` keeps a copy of what it applied in an annotation, which may have 256 KiB in all.
+    const BYTES_MAX: usize = 100_000;
+
+    /// Generated files are committed, so that a change of a type shows what it changes for others.
+    fn assert_current(path: &str, generated: &str, command: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == generated,
+            "{} is out of date: cargo run -p trireme-operator -- {command} > {0}",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn the_committed_definitions_are_those_of_the_types() {
+        let generated = manifests();
+        assert!(generated.len() < BYTES_MAX, "{} bytes", generated.len());
+        assert_current("crds/batchjobs.yaml", &generated, "crds");
+    }
+
+    #[test]
+    fn the_page_of_reasons_is_that_of_the_table() {
+        assert_current("docs/reference/reasons.md", &condition::page(), "reasons");
+    }
+
+    /// A structural schema has words for each field and a bound for each length, or its rules are too dear for admission.
+    #[test]
+    fn every_field_of_the_status_is_described() {
+        fn walk(node: &Value, path: &str) {
+            for (name, inner) in node["properties"].as_object().into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                let words = inner["description"].as_str().unwrap_or_default();
+                assert!(words.contains('.'), "{path} has no description");
+                walk(inner, &path);
+            }
+            if let Some(items) = node.get("items") {
+                walk(items, &format!("{path}[]"));
+            }
+        }
+        walk(&schema::structural::<BatchJobStatus>(), "status");
+    }
+}

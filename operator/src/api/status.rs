@@ -201,8 +201,8 @@ pub struct ResultStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16384))]
     pub preview: String,
-    /// Rows of the whole result.
-    #[schemars(range(min = 0, max = 9223372036854775807i64))]
+    /// Rows of the whole result. Beyond 2^53 a number in JSON is not exact.
+    #[schemars(range(min = 0, max = 9007199254740991i64))]
     pub rows: u64,
     /// Whether the result has more rows than the preview.
     pub truncated: bool,
