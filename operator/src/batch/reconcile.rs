@@ -248,18 +248,24 @@ async fn make(cluster: &dyn Cluster, settings: &Settings, look: &mut Look) -> Re
     if let Some(driver) = driver {
         cluster.apply_service(&build::service(job, driver.number)).await?;
     }
-    let mut making = Vec::new();
-    for order in &plan.make {
-        making.push(make_pod(cluster, build::pod(job, settings, order), order.clone()));
-    }
-    let made: Vec<_> = stream::iter(making).buffer_unordered(SIDE_BY_SIDE).collect().await;
     let mut refused = Vec::new();
-    for (order, made) in made {
-        match made {
-            // One that exists was made by a visit that was broken off.
-            Ok(()) | Err(Failure::Exists { .. }) => {}
-            Err(Failure::Refused { quota, message, .. }) => refused.push((order, quota, message)),
-            Err(failure) => return Err(failure.into()),
+    // The driver first: where there is room for some pods only, it has to be among them.
+    for role in [PodRole::Driver, PodRole::Executor] {
+        let mut making = Vec::new();
+        for order in plan.make.iter().filter(|order| order.role == role) {
+            making.push(make_pod(cluster, build::pod(job, settings, order), order.clone()));
+        }
+        let made: Vec<_> = stream::iter(making).buffer_unordered(SIDE_BY_SIDE).collect().await;
+        for (order, made) in made {
+            match made {
+                // One that exists was made by a visit that was broken off.
+                Ok(()) | Err(Failure::Exists { .. }) => {}
+                Err(Failure::Refused { quota, message, .. }) => refused.push((order, quota, message)),
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        if !refused.is_empty() {
+            break;
         }
     }
     refuse(&look.job, &mut look.plan, &refused, cluster.now());

@@ -25,7 +25,7 @@ const FREE_LOSSES: u32 = 3;
 const SENT_HOME_PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 
 /// Brings their number to `wanted`.
-pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut Plan) {
+pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Timestamp, plan: &mut Plan) {
     plan.status.executors.desired = wanted;
     take_up_unknown(seen, plan);
     settle(job, seen, wanted, now, plan);
@@ -44,7 +44,9 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut
     count_ready(seen, &alive, plan);
     let there = u32::try_from(alive.len()).unwrap_or(u32::MAX);
     if there < wanted {
-        make(job, wanted - there, now, plan);
+        if may_make {
+            make(job, wanted - there, now, plan);
+        }
     } else {
         let too_many = alive.len().saturating_sub(wanted as usize);
         plan.status.executors.leaving.0.extend(victims(seen, &alive, too_many));

@@ -163,14 +163,27 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                 };
                 plan.status.retries.retry_time = None;
             }
-            executors::step(job, seen, wanted(job), now, plan);
-            conditions::underway(job, &driver, seen, now, plan);
+            // What one that waits would do without its driver is to take the driver's place in a quota.
+            let may_make = !matches!(driver, Driver::Waits);
+            if !is_ending(&driver, seen, &plan.status) {
+                executors::step(job, seen, wanted(job), may_make, now, plan);
+                conditions::underway(job, &driver, seen, now, plan);
+            }
             let retry = plan.status.retries.retry_time;
             plan.look_again([now + LOOK_AGAIN].into_iter());
             let deadline = deadline_time(job, &plan.status);
             plan.look_again([retry, deadline].into_iter().flatten());
         }
     }
+}
+
+/// Whether the driver has said that nothing will follow, and is about to go. Its executors are on their way home, and what
+/// they say no more is not worth telling.
+fn is_ending(driver: &Driver, seen: &Seen, status: &BatchJobStatus) -> bool {
+    let said = seen.report.as_ref().filter(|(of, _)| *of == status.driver.attempt);
+    matches!(driver, Driver::Alive { .. })
+        && status.state == Some(JobState::Running)
+        && said.is_some_and(|(_, report)| report.phase.is_terminal())
 }
 
 /// How many executors there should be.

@@ -33,6 +33,14 @@ pub fn refuse(job: &ValidJob, plan: &mut Plan, refused: &[(PodOrder, bool, Strin
             }
         }
     }
+    if drivers > 0 {
+        // Executors are asked for after the driver: these were not, and their numbers are free.
+        let unasked = plan.make.iter().filter(|order| order.role == PodRole::Executor);
+        for order in unasked.rev() {
+            plan.status.executors.open.0.remove(&order.number);
+            plan.status.executors.highest = order.number - 1;
+        }
+    }
     let backoff = &job.spec.retries.backoff;
     if executors > 0 {
         plan.status.executors.streak += 1;
