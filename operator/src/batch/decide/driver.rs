@@ -55,20 +55,15 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
     );
     for attempt in plan.status.driver.charged + 1..=last {
         let pod = seen.drivers.get(&attempt);
-        match pod.map(|pod| &pod.state) {
-            Some(PodState::Waiting(trouble)) if attempt == last => {
-                return Driver::Alive {
-                    ready: false,
-                    trouble: trouble.clone(),
-                };
-            }
-            Some(PodState::Running { ready }) if attempt == last => {
-                return Driver::Alive {
-                    ready: *ready,
-                    trouble: None,
-                };
-            }
-            _ => {}
+        let alive = match pod.map(|pod| &pod.state) {
+            Some(PodState::Waiting(trouble)) if attempt == last => Some((false, trouble.clone())),
+            Some(PodState::Running { ready }) if attempt == last => Some((*ready, None)),
+            _ => None,
+        };
+        if let Some((ready, trouble)) = alive {
+            // What was waited for is there.
+            plan.status.retries.retry_time = None;
+            return Driver::Alive { ready, trouble };
         }
         plan.status.driver.charged = attempt;
         plan.end.extend(pod.filter(|pod| pod.state.is_alive()).map(end_order));
@@ -78,6 +73,8 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
     }
     match plan.status.retries.retry_time {
         Some(time) if time > now => Driver::Waits,
+        // One that was given up is told to end before another one is made.
+        _ if !plan.end.is_empty() => Driver::Waits,
         _ => Driver::Missing,
     }
 }
