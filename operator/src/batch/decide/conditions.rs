@@ -118,6 +118,10 @@ pub fn suspended(job: &ValidJob, left: usize, status: &mut BatchJobStatus, now: 
     put(job, status, ConditionType::Suspended, left == 0, reason, &message, now);
     put(job, status, ConditionType::Progressing, false, reason, &message, now);
     put(job, status, ConditionType::Ready, false, reason, &message, now);
+    // A run before may have ended.
+    for kind in [ConditionType::Complete, ConditionType::Failed] {
+        put(job, status, kind, false, reason, "", now);
+    }
 }
 
 /// A run that has ended.

@@ -24,13 +24,15 @@ pub fn note(before: &BatchJobStatus, seen: &Seen, now: Timestamp, plan: &mut Pla
     if text == plan.status.progress {
         return;
     }
-    let due = plan.status.progress_time.is_none_or(|time| now >= time + EVERY);
+    // The first comes with what else is written of a beginning.
+    let last = plan.status.progress_time.or(plan.status.driver.since);
+    let due = last.is_none_or(|time| now >= time + EVERY);
     let written_anyway = *before != plan.status;
     if due || written_anyway {
         plan.status.progress = text;
         plan.status.progress_time = Some(now);
         take_result(report, &mut plan.status);
-    } else if let Some(time) = plan.status.progress_time {
+    } else if let Some(time) = last {
         plan.look_again([time + EVERY].into_iter());
     }
 }
