@@ -29,6 +29,8 @@ pub struct PodSeen {
     pub name: String,
     pub uid: String,
     pub created: Option<Timestamp>,
+    /// When its process ended, as the kubelet has it.
+    pub ended: Option<Timestamp>,
     pub state: PodState,
 }
 
@@ -103,6 +105,7 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            ended: ended(pod),
             state: state(pod),
         };
         match (number, of(label::ROLE), of(label::RUN)) {
@@ -155,6 +158,11 @@ fn state(pod: &Pod) -> PodState {
         },
         _ => PodState::Waiting(trouble(pod, container)),
     }
+}
+
+fn ended(pod: &Pod) -> Option<Timestamp> {
+    let terminated = container(pod)?.state.as_ref()?.terminated.as_ref()?;
+    terminated.finished_at.as_ref().map(|time| time.0)
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {

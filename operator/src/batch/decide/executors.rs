@@ -28,7 +28,7 @@ const SENT_HOME_PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Timestamp, plan: &mut Plan) {
     plan.status.executors.desired = wanted;
     take_up_unknown(seen, plan);
-    settle(job, seen, wanted, now, plan);
+    let sent_home = settle(job, seen, wanted, now, plan);
     end_settled(seen, plan);
     let alive: BTreeSet<u32> = {
         let executors = &plan.status.executors;
@@ -44,7 +44,7 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Times
     count_ready(seen, &alive, plan);
     let there = u32::try_from(alive.len()).unwrap_or(u32::MAX);
     if there < wanted {
-        if may_make {
+        if may_make && !sent_home {
             make(job, wanted - there, now, plan);
         }
     } else {
@@ -86,8 +86,10 @@ fn take_up_unknown(seen: &Seen, plan: &mut Plan) {
         .max(executors.highest);
 }
 
-/// Takes those whose end is seen out of the open ones, and charges each as it ended.
-fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut Plan) {
+/// Takes those whose end is seen out of the open ones, and charges each as it ended. Says whether one has just left by itself:
+/// sent home, most likely, because the job is done, and the driver's own end is a moment away.
+fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut Plan) -> bool {
+    let mut sent_home = false;
     for number in plan.status.executors.open.clone().0 {
         let state = seen.executors.get(&number).map(|pod| &pod.state);
         let ours = plan.status.executors.leaving.0.contains(&number);
@@ -95,6 +97,14 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
             Some(PodState::Waiting(_) | PodState::Running { .. }) => continue,
             // It is counted until it is gone, because its slots and shuffle files are.
             Some(PodState::Leaving { .. }) if ours => continue,
+            Some(PodState::Ended(End::Succeeded | End::Reported(_))) if !ours => {
+                let ended = seen.executors.get(&number).and_then(|pod| pod.ended);
+                if let Some(due) = ended.map(|ended| ended + SENT_HOME_PATIENCE).filter(|due| *due > now) {
+                    sent_home = true;
+                    plan.look_again([due].into_iter());
+                    continue;
+                }
+            }
             _ => {}
         }
         let executors = &mut plan.status.executors;
@@ -105,12 +115,7 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
         }
         let name = pod_name(job, PodRole::Executor, number);
         match state {
-            Some(PodState::Ended(End::Succeeded | End::Reported(_))) => {
-                // Sent home, most likely, because the job is done: the driver's own end is a moment away.
-                let executors = &mut plan.status.executors;
-                executors.retry_time = executors.retry_time.max(Some(now + SENT_HOME_PATIENCE));
-                continue;
-            }
+            Some(PodState::Ended(End::Succeeded | End::Reported(_))) => continue,
             Some(PodState::Ended(End::OutOfMemory)) => out_of_memory(job, &name, plan),
             Some(PodState::Ended(End::Crashed { code, last_words })) => {
                 executors.crashed += 1;
@@ -136,6 +141,7 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
                 .max(Some(now + wait(&job.spec.retries.backoff, costly)));
         }
     }
+    sent_home
 }
 
 fn lost(name: &str, why: &str, plan: &mut Plan) {
