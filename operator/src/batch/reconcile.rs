@@ -114,7 +114,9 @@ fn look<'a>(
     let Ok(job) = validate(object) else {
         return Looked::Rejected;
     };
-    let seen = see(pods.clone(), &job.run, cluster.report(key, &job.run));
+    // Attempts begin anew with each run: the end of one run must not be taken for that of the next.
+    let said = cluster.report(key).filter(|said| said.run == job.run);
+    let seen = see(pods.clone(), &job.run, said.map(|said| (said.attempt, said.report)));
     let before = object.status.clone().unwrap_or_default();
     let plan = decide(&job, &before, &seen, cluster.now());
     let driver = driver_pod(&seen, pods);

@@ -17,11 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use trireme_spec::batch_job::API_VERSION;
-use trireme_spec::report::JobReport;
 
 use super::index::Index;
 use super::reports::Reports;
-use super::{Cached, Cluster, Failure, Follow};
+use super::{Cached, Cluster, Failure, Follow, Said};
 use crate::api::batch_job::{AnyBatchJob, BatchJob};
 use crate::api::condition::{Condition, ConditionType, Reason};
 use crate::api::status::BatchJobStatus;
@@ -288,8 +287,8 @@ impl Cluster for Kubernetes {
         }
     }
 
-    fn report(&self, key: &JobKey, run: &str) -> Option<(u32, JobReport)> {
-        self.reports.get(key, run)
+    fn report(&self, key: &JobKey) -> Option<Said> {
+        self.reports.get(key)
     }
 
     fn follows(&self, key: &JobKey, pod_uid: &str) -> bool {

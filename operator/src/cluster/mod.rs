@@ -58,6 +58,14 @@ pub struct Follow {
     pub secret: JobSecret,
 }
 
+/// What a driver said last.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub run: String,
+    pub attempt: u32,
+    pub report: JobReport,
+}
+
 /// What reconciling asks of a cluster. Reads are of now, but for [`Cluster::cached`]. Every write is safe to repeat.
 #[async_trait]
 pub trait Cluster: Send + Sync {
@@ -91,9 +99,8 @@ pub trait Cluster: Send + Sync {
     /// Events are lost rather than waited for.
     async fn publish(&self, job: &BatchJob, notes: &[Note]);
 
-    /// What the driver that is followed said last, with its attempt. Attempts begin anew with each run, so that the end of one
-    /// run would else be taken for that of the next.
-    fn report(&self, key: &JobKey, run: &str) -> Option<(u32, JobReport)>;
+    /// What the driver that is followed said last.
+    fn report(&self, key: &JobKey) -> Option<Said>;
     /// Whether the driver in this pod is followed, with a secret that need not be looked at yet.
     fn follows(&self, key: &JobKey, pod_uid: &str) -> bool;
     fn follow(&self, driver: Follow);

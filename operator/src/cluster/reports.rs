@@ -17,7 +17,7 @@ use trireme_pki::Role;
 use trireme_spec::limits::Limits;
 use trireme_spec::report::JobReport;
 
-use super::Follow;
+use super::{Follow, Said};
 use crate::names::{JobKey, port};
 
 /// Longest report that is read. One with a thousand workers and a full preview has some 150 KiB.
@@ -59,11 +59,15 @@ impl Reports {
         }
     }
 
-    /// What the driver of `key` said last, if it is one of `run`.
-    pub fn get(&self, key: &JobKey, run: &str) -> Option<(u32, JobReport)> {
+    /// What the driver of `key` said last.
+    pub fn get(&self, key: &JobKey) -> Option<Said> {
         let followed = self.followed.lock();
-        let driver = followed.get(key).filter(|driver| driver.run == run)?;
-        Some((driver.attempt, driver.report.clone()?))
+        let driver = followed.get(key)?;
+        Some(Said {
+            run: driver.run.clone(),
+            attempt: driver.attempt,
+            report: driver.report.clone()?,
+        })
     }
 
     /// Whether the driver in that pod is followed, and need not be looked at again yet.
