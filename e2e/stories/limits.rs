@@ -3,9 +3,17 @@
 use serde_json::{Value, json};
 use trireme_e2e::{Job, Lab, kubectl};
 
-/// A job that runs for minutes.
+/// A job that stays as it is: its driver runs and waits for an executor that no node takes, and costs the machine nothing.
+fn waiting() -> Value {
+    json!({
+        "sql": "SELECT 1 AS one",
+        "executors": { "podTemplate": { "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } } },
+    })
+}
+
+/// A job that keeps one core busy for many minutes.
 fn endless() -> Value {
-    json!({ "sql": "SELECT sum(l_tax) FROM tpch.sf100.lineitem" })
+    json!({ "sql": "SELECT sum(l_tax) FROM tpch.sf1000.lineitem" })
 }
 
 async fn stuck(job: &Job<'_>, reason: &str) -> Value {
@@ -57,13 +65,13 @@ async fn a_quota_that_is_raised() {
 #[ignore = "needs a cluster: make e2e"]
 async fn suspended_and_resumed() {
     let lab = Lab::open("suspend").await;
-    let mut spec = endless();
+    let mut spec = waiting();
     spec["suspend"] = json!(true);
     let job = lab.apply("suspend", spec).await;
     job.condition("Suspended", "True").await;
     assert!(job.pods("driver").await.is_empty());
     job.patch(json!({ "suspend": false })).await;
-    job.condition("Ready", "True").await;
+    job.until("the driver", |status| status["state"] == "Running").await;
     job.patch(json!({ "suspend": true })).await;
     let status = job.condition("Suspended", "True").await;
     assert_eq!(status["retries"]["infrastructure"], 0, "{status:#}");
@@ -100,7 +108,7 @@ async fn scaled_up_and_down() {
 #[ignore = "needs a cluster: make e2e"]
 async fn a_deadline_ends_a_job() {
     let lab = Lab::open("deadline").await;
-    let mut spec = endless();
+    let mut spec = waiting();
     spec["activeDeadlineSeconds"] = json!(8);
     let job = lab.apply("deadline", spec).await;
     job.fails("DeadlineExceeded").await;
@@ -176,8 +184,8 @@ async fn what_cannot_be_run_is_refused_with_its_reason() {
 #[ignore = "needs a cluster: make e2e"]
 async fn what_a_running_job_was_made_of_does_not_change() {
     let lab = Lab::open("immutable").await;
-    let job = lab.apply("immutable", endless()).await;
-    job.condition("Ready", "True").await;
+    let job = lab.apply("immutable", waiting()).await;
+    job.until("the start", |status| status["startTime"].is_string()).await;
     let refused = job.try_patch(json!({ "sql": "SELECT 2" })).await.unwrap_err();
     assert!(
         refused.contains("spec.sql cannot be changed while the job runs"),
