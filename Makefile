@@ -22,7 +22,7 @@ CARGO_DENY := $(TOOLS)/bin/cargo-deny
 
 .PHONY: help
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)$$/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: demo
 demo: ## build, then run the revenue example in process and on two workers
@@ -35,9 +35,29 @@ build: ## build the binary and all libraries
 	@$(STEP) build cargo build $(CARGO_FLAGS)
 
 .PHONY: test
-test: check oracle s3 build mutations ## check, then every test: what continuous integration runs
+test: check oracle s3 images-test build mutations ## check, then every test: what continuous integration runs
 	@$(STEP) test-build cargo test $(CARGO_FLAGS) --no-run
 	@$(STEP) test cargo test $(CARGO_FLAGS)
+	@.ci/cluster-part
+
+.PHONY: e2e
+e2e: build ## the stories on a real Kubernetes; brings one up where KUBECONFIG names none, which needs root
+	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
+	@$(STEP) e2e e2e/run
+
+.PHONY: charts
+charts: ## lint, render and check the charts, their values and what is generated of them
+	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
+	@PATH="$$(e2e/cluster/setup.sh):$$PATH" $(STEP) charts charts/check
+
+.PHONY: cluster-check
+cluster-check: build ## prove on this machine what the test cluster can do; needs root
+	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
+	@$(STEP) cluster-check e2e/cluster/check "$$(images/build engine $(TRIREME))"
+
+.PHONY: images-test
+images-test: ## test what writes container images
+	@$(STEP) images-test python3 -m unittest discover --start-directory images
 
 .PHONY: soak
 soak: build mutations ## the long suites at full length, into bench/results: kills, a large copy, 300,000 simulated seeds

@@ -9,7 +9,8 @@ use trireme_e2e::{Job, Lab, Node, Operator, Store, kill_processes, kubectl};
 /// Rows of the table that the jobs of these stories write.
 const LINES: u64 = 6_001_215;
 
-/// A job of some seconds that writes a table to the store.
+/// A job of some seconds that writes a table to the store. Nodes of the test cluster have room for two of its pods at most:
+/// stories that take a node away ask for one executor.
 async fn copy<'a>(lab: &'a Lab, store: &Store, executors: u32) -> Job<'a> {
     let mut spec = store.fields();
     spec["sql"] = json!(format!(
@@ -122,7 +123,7 @@ async fn executors_killed_in_a_loop_cost_nobody_anything() {
 async fn a_drained_node_takes_nothing_with_it() {
     let lab = Lab::open("drain").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 2).await;
+    let job = copy(&lab, &store, 1).await;
     job.condition("Ready", "True").await;
     let (_, node) = job.driver(1).await;
     let selector = format!("--pod-selector=trireme.dev/job={}", job.name);
@@ -147,7 +148,7 @@ async fn a_drained_node_takes_nothing_with_it() {
 async fn power_loss_of_the_drivers_node() {
     let lab = Lab::open("power").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 2).await;
+    let job = copy(&lab, &store, 1).await;
     job.condition("Ready", "True").await;
     let (_, node) = job.driver(1).await;
     let mut node = Node::named(&node);
@@ -164,7 +165,7 @@ async fn power_loss_of_the_drivers_node() {
 async fn a_driver_that_is_cut_off_commits_nothing_twice() {
     let lab = Lab::open("partition").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 2).await;
+    let job = copy(&lab, &store, 1).await;
     job.condition("Ready", "True").await;
     let (_, node) = job.driver(1).await;
     let mut node = Node::named(&node);
@@ -185,13 +186,16 @@ async fn a_driver_that_is_cut_off_commits_nothing_twice() {
 async fn an_operator_that_is_killed_loses_no_job() {
     let lab = Lab::open("kill-operator").await;
     let mut jobs = Vec::new();
+    let mut killed = 0;
     for number in 0..8 {
         let spec = json!({ "sql": format!("SELECT {number} AS number, count(*) AS c FROM tpch.sf1.orders") });
         jobs.push(lab.apply(&format!("job-{number}"), spec).await);
         if number % 3 == 1 {
-            assert!(Operator::kill() > 0, "no operator runs here");
+            // The second time it may not be back yet.
+            killed += Operator::kill();
         }
     }
+    assert!(killed > 0, "no operator runs here");
     for (number, job) in jobs.iter().enumerate() {
         let status = job.complete().await;
         assert_eq!(status["driver"]["attempt"], 1, "{status:#}");
