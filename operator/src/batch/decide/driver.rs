@@ -37,7 +37,8 @@ enum Charge {
 /// Settles what became of every attempt so far.
 pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Driver {
     let highest = seen.drivers.keys().next_back().copied().unwrap_or_default();
-    if highest > plan.status.driver.attempt {
+    let written = plan.status.driver.clone();
+    if highest > written.attempt {
         // Made just before a crash, and not written down.
         plan.status.driver.attempt = highest;
         plan.status.driver.since = seen.drivers[&highest].created.or(Some(now));
@@ -67,6 +68,11 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
         }
         plan.status.driver.charged = attempt;
         plan.end.extend(pod.filter(|pod| pod.state.is_alive()).map(end_order));
+        let since = match attempt == written.attempt {
+            true => written.since,
+            false => pod.and_then(|pod| pod.created),
+        };
+        forget_if_healthy(job, since, now, plan);
         if let Some(over) = settle(job, attempt, pod, now, plan) {
             return Driver::Over(over);
         }
@@ -162,7 +168,6 @@ fn settle(job: &ValidJob, attempt: u32, pod: Option<&PodSeen>, now: Timestamp, p
             },
         },
     };
-    forget_if_healthy(job, now, plan);
     match charge {
         Charge::Infrastructure { why } => lost(job, &name, &why, now, plan),
         Charge::Memory => out_of_memory(job, &name, now, plan),
@@ -182,9 +187,9 @@ fn infrastructure(why: &str) -> Charge {
 }
 
 /// A driver that ran long enough has shown that neither the program nor its surroundings are at their end.
-fn forget_if_healthy(job: &ValidJob, now: Timestamp, plan: &mut Plan) {
+fn forget_if_healthy(job: &ValidJob, since: Option<Timestamp>, now: Timestamp, plan: &mut Plan) {
     let enough = i64::try_from(job.spec.retries.reset_after.as_millis()).unwrap_or(i64::MAX);
-    let ran = plan.status.driver.since.map(|since| now.duration_since(since));
+    let ran = since.map(|since| now.duration_since(since));
     if ran.is_some_and(|ran| ran >= SignedDuration::from_millis(enough)) {
         plan.status.retries = RetriesStatus::default();
     }
