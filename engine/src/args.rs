@@ -224,7 +224,7 @@ pub struct DriverArgs {
     /// Folder with ca.crt, tls.crt and tls.key.
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub tls: PathBuf,
-    /// A file with the bearer token that /metrics and /report ask for.
+    /// A file with the bearer token that the http port asks for.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     pub token: Option<PathBuf>,
     /// Where the journal is kept and tables go that are created without a location: a folder or an s3:// URL that driver
@@ -235,6 +235,13 @@ pub struct DriverArgs {
     /// was killed [default: a new run].
     #[arg(long, value_name = "ID", value_parser = run_id)]
     pub run: Option<String>,
+    /// The number of this driver among those of its run: greater than that of any before, none of which can commit a write
+    /// then. With a storage, the journal counts too, and the greater number counts [default: 1].
+    #[arg(long, value_name = "N", requires = "run", value_parser = clap::value_parser!(u32).range(1..))]
+    pub generation: Option<u32>,
+    /// Write the last report into this file, as JSON that fits into a pod's termination log.
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    pub termination_log: Option<PathBuf>,
     /// Tasks that all workers run at a time [default: from spec.executors].
     #[arg(long, value_name = "N", hide = true)]
     pub slots: Option<u32>,
@@ -285,9 +292,12 @@ pub struct WorkerArgs {
     /// Folder with ca.crt, tls.crt and tls.key.
     #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub tls: PathBuf,
-    /// A file with the bearer token that /metrics and /report ask for.
+    /// A file with the bearer token that the http port asks for.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     pub token: Option<PathBuf>,
+    /// Write what ended the worker, if it is an error, into this file, as JSON that fits into a pod's termination log.
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    pub termination_log: Option<PathBuf>,
     /// After SIGTERM, how long to wait until nothing on it is needed.
     #[arg(long, value_name = "DURATION", default_value_t = Limits::DEFAULT.drain_grace)]
     pub drain_grace: Period,

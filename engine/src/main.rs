@@ -6,6 +6,7 @@ mod commands;
 mod local_cluster;
 mod output;
 mod process;
+mod termination_log;
 
 use std::process::ExitCode;
 use std::thread;

@@ -9,8 +9,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use trireme_batch::memory::MemoryBudget;
+use trireme_batch::panics;
 use trireme_batch::session::Resources;
 use trireme_core::store::{Credentials, S3Options, StoreFactory};
+use trireme_core::tls::TlsError;
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::args::{ResourceArgs, StoreArgs};
@@ -39,11 +41,11 @@ pub fn runtime(cores: usize) -> Result<Runtime, Problem> {
 /// Runs `work` on `cores` threads. What it leaves running when it ends is not waited for: nobody wants it any more.
 ///
 /// # Errors
-/// As [`runtime`], and those of `work`.
+/// As [`runtime`], and those of `work`; a panic in it is one.
 pub fn run_to_end<T>(cores: usize, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    trireme_batch::panics::keep_quiet();
+    panics::keep_quiet();
     let runtime = runtime(cores)?;
-    let done = runtime.block_on(work);
+    let done = runtime.block_on(panics::caught(work));
     runtime.shutdown_background();
     done
 }
@@ -168,6 +170,12 @@ pub fn fail(problem: &Problem) -> ExitCode {
         crate::output::error_line(&problem.to_string());
     }
     ExitCode::from(problem.exit_code())
+}
+
+/// Certificate or key cannot be used.
+pub fn no_tls(error: &TlsError) -> Problem {
+    let problem = Problem::new(ErrorCode::NetworkTls, trireme_batch::problems::causes(error));
+    problem.remedy("--tls names a folder with ca.crt, tls.crt and tls.key, of one job and readable by this process")
 }
 
 /// Signal handlers could not be installed.

@@ -38,8 +38,13 @@ impl Cluster {
 
     /// Starts it.
     pub fn start(program: Program) -> Cluster {
+        Cluster::of(program.spawn())
+    }
+
+    /// Watches a driver that was started by hand: it is its own parent, and its workers are somebody else's children.
+    pub fn of(running: Running) -> Cluster {
         Cluster {
-            running: program.spawn(),
+            running,
             log: ClusterLog::default(),
             limit: LIMIT,
         }

@@ -8,6 +8,7 @@
 mod cgroup;
 mod cluster;
 mod dice;
+mod https;
 mod oracle;
 mod proc;
 mod process;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 pub use cgroup::{MemoryGroup, MemoryUsage, resident_peak, without_cgroups};
 pub use cluster::{Cluster, ClusterLog, Cost, Launch, Mark, Place, Worker, with_options};
 pub use dice::Dice;
+pub use https::{Caller, body_of, status_of};
 pub use oracle::{Engine, answers, compare, difference};
 pub use proc::{children, command_line, is_alive, listeners};
 pub use process::{Line, Output, Program, Running, Stream, trireme};

@@ -4,12 +4,11 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use trireme_tests::{Cluster, Program, Running, Scratch, batch_job, trireme};
+use trireme_tests::{Caller, Cluster, Running, Scratch, batch_job, body_of, trireme};
 
 /// Two tasks that generate 300 million rows each: longer than any test waits.
 const ENDLESS: &str = "SELECT sum(l_tax) FROM tpch.sf100.lineitem";
@@ -139,38 +138,20 @@ impl<'a> Worker<'a> {
 
     fn report(&self) -> Value {
         let answer = self.get("/report");
-        let body = answer.split_once("\n\n").map(|(_, body)| body);
-        serde_json::from_str(body.unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        serde_json::from_str(body_of(&answer)).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 
     /// What the http port answers, with its head.
     fn get(&self, path: &str) -> String {
-        https_get(&self.scratch.path().join("tls/worker-1/ca.crt"), self.http, path)
+        let caller = Caller {
+            trusts: Some((
+                &self.scratch.path().join("tls/worker-1/ca.crt"),
+                "worker.trireme.internal",
+            )),
+            token: Some(TOKEN),
+        };
+        caller.get(self.http, path)
     }
-}
-
-/// Asks as any client would that trusts the job's authority and has the token.
-fn https_get(ca: &Path, port: u16, path: &str) -> String {
-    const CLIENT: &str = r#"
-import socket, ssl, sys
-ca, port, path, token = sys.argv[1:]
-context = ssl.create_default_context(cafile=ca)
-name = "worker.trireme.internal"
-with context.wrap_socket(socket.create_connection(("127.0.0.1", int(port))), server_hostname=name) as tls:
-    head = f"GET {path} HTTP/1.1\r\nHost: {name}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
-    tls.sendall(head.encode())
-    print(tls.makefile().read())
-"#;
-    let arguments = [
-        "-c".into(),
-        CLIENT.into(),
-        ca.into(),
-        port.to_string().into(),
-        path.into(),
-        TOKEN.into(),
-    ];
-    let arguments: [std::ffi::OsString; 6] = arguments;
-    Program::new("python3", arguments).run().succeeded().stdout
 }
 
 /// A port that was ours a moment ago.

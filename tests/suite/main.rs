@@ -10,6 +10,7 @@ mod kills;
 mod large_copy;
 mod leaving;
 mod memory;
+mod pods;
 mod recovery;
 mod s3;
 mod tpch;

@@ -22,7 +22,7 @@ use trireme_batch_durable::journal::Action;
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorCode, Problem};
-use trireme_spec::report::StageReport;
+use trireme_spec::report::{ResultReport, StageReport};
 
 use crate::engine::{BatchEngine, PlanCounters, PlanProgress};
 use crate::joins;
@@ -103,8 +103,8 @@ pub enum StatementResult {
     Written(Written),
     /// A changed session.
     Session,
-    /// Rows of a query that an earlier driver has shown.
-    Earlier { rows: u64 },
+    /// What is left of a query that an earlier driver has shown.
+    Earlier(ResultReport),
 }
 
 /// The first rows of a result and how many there are.
@@ -187,7 +187,10 @@ impl Job {
             let (result, counters) = panics::caught(self.take_turn(index, last, statement, journal.as_deref_mut()))
                 .await
                 .map_err(|problem| statements::in_statement(problem, index, total))?;
-            let recorded = journal::outcome_of(&self.order.writer, index, &result);
+            let recorded = journal
+                .as_deref()
+                .filter(|journal| journal.lacks(index))
+                .and_then(|_| journal::outcome_of(&self.order, index, &result));
             let outcome = StatementOutcome {
                 elapsed: started.elapsed(),
                 counters,
@@ -206,9 +209,7 @@ impl Job {
                 rows_read, spilled_bytes, shuffle_bytes, result_bytes, tasks_rerun, "statement finished"
             );
             self.tell_finished(index, outcome).await;
-            if let (Some(journal), Some(recorded)) = (journal.as_deref_mut(), recorded)
-                && journal.lacks(index)
-            {
+            if let (Some(journal), Some(recorded)) = (journal.as_deref_mut(), recorded) {
                 journal.done(index, recorded).await?;
             }
         }
@@ -227,12 +228,12 @@ impl Job {
             return self.run_statement(index, last, statement, None).await;
         };
         let result = match journal.action(index) {
-            Action::Run | Action::ShowAgain => {
+            Action::Run | Action::ShowAgain(_) => {
                 journal.started(index, &statement.to_string()).await?;
                 return self.run_statement(index, last, statement, Some(journal)).await;
             }
             Action::Replay => return self.run_statement(index, last, statement, None).await,
-            Action::SkipQuery(done) => StatementResult::Earlier { rows: done.rows },
+            Action::SkipQuery(done) => StatementResult::Earlier(journal::kept_of(done)),
             Action::SkipWrite(done) => {
                 self.recall_table(statement).await?;
                 StatementResult::Written(Written {

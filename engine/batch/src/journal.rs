@@ -15,9 +15,11 @@ use trireme_batch_durable::journal::{
 use trireme_batch_durable::{Fingerprint, Generation, WriteId};
 use trireme_core::store::{ConcreteStore, StoreFactory};
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
+use trireme_spec::report::ResultReport;
 
 use crate::job::{JobOrder, StatementResult};
 use crate::problems::{causes, of_store_location, problem_of_cause};
+use crate::report;
 use crate::sink::{self, Writer};
 use crate::statements;
 
@@ -29,16 +31,21 @@ pub struct JobJournal {
 }
 
 impl JobJournal {
-    /// Opens the journal of `run` below `storage`, and so stops every earlier driver of that run. An empty journal is that
-    /// of a new run.
+    /// Opens the journal of the run of `order` below `storage`, and so stops every earlier driver of that run. An empty
+    /// journal is that of a new run. The generation is that of `order` if the journal has come less far.
     ///
     /// # Errors
     /// A storage that cannot be used, a damaged journal, a job that was edited since its run began.
-    pub async fn open(stores: &StoreFactory, storage: &str, run: &str, order: &JobOrder) -> Result<Self, Problem> {
+    pub async fn open(stores: &StoreFactory, storage: &str, order: &JobOrder) -> Result<Self, Problem> {
+        let Writer {
+            job: _,
+            run,
+            generation,
+        } = &order.writer;
         let store = store_at(stores, storage, run)?;
         let statements = statements::parse(&order.sql, &order.limits)?;
         let statements: Vec<_> = statements.iter().map(|sql| of_statement(&sql.to_string())).collect();
-        let opening = Journal::open(store, of_job(order), &crate::incarnation()).await;
+        let opening = Journal::open(store, of_job(order), *generation, &crate::incarnation()).await;
         let opening = opening.map_err(|error| journal_problem(&error))?;
         let resume = resume(&opening.records, &statements).map_err(|error| resume_problem(&error))?;
         tracing::info!(
@@ -68,6 +75,18 @@ impl JobJournal {
         }
     }
 
+    /// How far the run has come, for the report of one that has ended.
+    pub fn so_far(&self) -> SoFar {
+        let actions = &self.resume.actions;
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        SoFar {
+            statements: small(actions.len()),
+            statements_done: self.resume.first_unfinished.unwrap_or(small(actions.len())),
+            rows_written: actions.iter().map(rows_written).sum(),
+            result: actions.iter().rev().find_map(result_of),
+        }
+    }
+
     /// What is to be done with statement `index`.
     pub fn action(&self, index: usize) -> Action {
         self.resume.actions.get(index).cloned().unwrap_or(Action::Run)
@@ -76,7 +95,7 @@ impl JobJournal {
     /// Whether it does not say yet that statement `index` is done.
     pub fn lacks(&self, index: usize) -> bool {
         match self.action(index) {
-            Action::Run | Action::ShowAgain => true,
+            Action::Run | Action::ShowAgain(_) => true,
             Action::Replay | Action::SkipQuery(_) | Action::SkipWrite(_) => false,
         }
     }
@@ -127,8 +146,11 @@ impl JobJournal {
             },
         };
         // The work may have been dropped amid an append.
-        let appended = self.journal.append_in_doubt(&Record::Finished { outcome }).await;
-        appended.map_err(|error| journal_problem(&error))
+        let record = Record::Finished { outcome };
+        let appended = self.journal.append_in_doubt(&record).await;
+        appended.map_err(|error| journal_problem(&error))?;
+        tracing::debug!(record = record.name(), "journaled");
+        Ok(())
     }
 
     async fn append(&mut self, record: &Record) -> Result<(), Problem> {
@@ -160,23 +182,73 @@ fn store_at(stores: &StoreFactory, storage: &str, run: &str) -> Result<Arc<dyn J
     })
 }
 
+/// How far the drivers of a run have come.
+#[derive(Debug)]
+pub struct SoFar {
+    pub statements: u32,
+    pub statements_done: u32,
+    pub rows_written: u64,
+    /// Of the last statement that left one.
+    pub result: Option<ResultReport>,
+}
+
+fn rows_written(action: &Action) -> u64 {
+    match action {
+        Action::SkipWrite(done) => done.rows,
+        Action::Run | Action::Replay | Action::SkipQuery(_) | Action::ShowAgain(_) => 0,
+    }
+}
+
+fn result_of(action: &Action) -> Option<ResultReport> {
+    match action {
+        Action::SkipQuery(done) | Action::ShowAgain(done) => Some(kept_of(done.clone())),
+        Action::SkipWrite(done) => Some(report::written(&done.location, done.rows)),
+        Action::Run | Action::Replay => None,
+    }
+}
+
+/// What is left of a query's result.
+pub fn kept_of(done: QueryDone) -> ResultReport {
+    let QueryDone {
+        preview,
+        truncated,
+        rows,
+        location,
+    } = done;
+    ResultReport {
+        truncated: truncated || preview.is_none(),
+        preview: preview.unwrap_or_default(),
+        rows,
+        location,
+    }
+}
+
 /// What the journal is to say of a statement that ended with `result`; `None` where it says it already.
-pub fn outcome_of(writer: &Writer, index: usize, result: &StatementResult) -> Option<StatementOutcome> {
+pub fn outcome_of(order: &JobOrder, index: usize, result: &StatementResult) -> Option<StatementOutcome> {
     Some(match result {
         StatementResult::Session => StatementOutcome::Replay,
-        StatementResult::Rows(preview) => StatementOutcome::Query(QueryDone {
-            preview: None,
-            rows: preview.rows_total,
-            location: None,
-        }),
+        StatementResult::Rows(preview) => {
+            let ResultReport {
+                preview,
+                rows,
+                truncated,
+                location,
+            } = report::shown(preview, &order.limits);
+            StatementOutcome::Query(QueryDone {
+                preview: Some(preview),
+                truncated,
+                rows,
+                location,
+            })
+        }
         StatementResult::Written(written) => StatementOutcome::Write(WriteDone {
-            write_id: sink::write_id(writer, index),
+            write_id: sink::write_id(&order.writer, index),
             location: written.location.clone(),
             rows: written.rows,
             files: written.files,
             bytes: written.bytes,
         }),
-        StatementResult::Earlier { rows: _ } => return None,
+        StatementResult::Earlier(_) => return None,
     })
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use trireme_spec::ids::{Generation, JobName};
 use trireme_spec::limits::Limits;
-use trireme_spec::problem::{ErrorClass, Problem};
+use trireme_spec::problem::Problem;
 use trireme_spec::report::{Counters, JobReport, Phase, ResultReport};
 
 use crate::engine::{BatchEngine, PlanCounters};
 use crate::job::{JobEvent, Preview, StatementResult};
+use crate::journal::SoFar;
+use crate::sink::Written;
 
 /// Turns events into a [`JobReport`].
 pub struct Reporter {
@@ -58,38 +60,35 @@ impl Reporter {
                     StatementResult::Rows(preview) => {
                         self.report.result = Some(shown(preview, &self.limits));
                     }
-                    StatementResult::Written(written) => {
-                        self.done.rows_out += written.rows;
-                        self.report.result = Some(ResultReport {
-                            preview: String::new(),
-                            rows: written.rows,
-                            truncated: false,
-                            location: Some(written.location.clone()),
-                        });
+                    StatementResult::Written(Written { location, rows, .. }) => {
+                        self.done.rows_out += rows;
+                        self.report.result = Some(written(location, *rows));
                     }
                     StatementResult::Session => {}
-                    StatementResult::Earlier { rows } => {
-                        self.report.result = Some(ResultReport {
-                            preview: String::new(),
-                            rows: *rows,
-                            truncated: true,
-                            location: None,
-                        });
-                    }
+                    StatementResult::Earlier(result) => self.report.result = Some(result.clone()),
                 }
                 self.report.counters = self.done;
             }
         }
     }
 
+    /// Earlier drivers have brought the job to its end: of this one, nothing will be heard.
+    pub fn ended_before(&mut self, so_far: SoFar) {
+        let SoFar {
+            statements,
+            statements_done,
+            rows_written,
+            result,
+        } = so_far;
+        self.report.statements_total = statements;
+        self.report.statements_done = statements_done;
+        self.report.counters.rows_out = rows_written;
+        self.report.result = result;
+    }
+
     /// The job ended.
     pub fn ended(&mut self, error: Option<&Problem>) {
-        self.report.phase = match error {
-            None => Phase::Succeeded,
-            Some(problem) if problem.code.class() == ErrorClass::Cancelled => Phase::Cancelled,
-            Some(_) => Phase::Failed,
-        };
-        self.report.last_error = error.cloned();
+        self.report.end(error);
     }
 
     /// The report as of now.
@@ -101,8 +100,18 @@ impl Reporter {
     }
 }
 
+/// A write as the result of its job.
+pub fn written(location: &str, rows: u64) -> ResultReport {
+    ResultReport {
+        preview: String::new(),
+        rows,
+        truncated: false,
+        location: Some(location.to_owned()),
+    }
+}
+
 /// The first rows as a table, cut at the end of a line.
-fn shown(preview: &Preview, limits: &Limits) -> ResultReport {
+pub fn shown(preview: &Preview, limits: &Limits) -> ResultReport {
     let mut left = limits.result_preview_rows_max as usize;
     let mut first = Vec::new();
     for batch in &preview.batches {
@@ -112,8 +121,8 @@ fn shown(preview: &Preview, limits: &Limits) -> ResultReport {
     }
     let rows = limits.result_preview_rows_max as usize - left;
     // A type that has no text form has no preview; its rows are counted.
-    let mut text = pretty_format_batches_with_schema(Arc::clone(&preview.schema), &first)
-        .map_or_else(|_| String::new(), |table| table.to_string());
+    let table = pretty_format_batches_with_schema(Arc::clone(&preview.schema), &first);
+    let mut text = table.as_ref().map_or_else(|_| String::new(), ToString::to_string);
     let bytes_max = usize::try_from(limits.result_preview_bytes_max.get()).unwrap_or(usize::MAX);
     let cut = text.len() > bytes_max;
     if cut {
@@ -123,7 +132,7 @@ fn shown(preview: &Preview, limits: &Limits) -> ResultReport {
     ResultReport {
         preview: text,
         rows: preview.rows_total,
-        truncated: cut || preview.rows_total > rows as u64,
+        truncated: cut || table.is_err() || preview.rows_total > rows as u64,
         location: None,
     }
 }

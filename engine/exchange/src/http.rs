@@ -1,8 +1,8 @@
 //! The http port: health for the kubelet, metrics for Prometheus, the report for the operator.
 //!
-//! `/healthz` and `/readyz` are open and say nothing but yes or no. `/metrics` and `/report` want a bearer token, read from a
-//! file at every request so that it may be rotated; without a token file they do not exist. Owns no state: it shows what
-//! its owner publishes.
+//! `/healthz` and `/readyz` are open and say nothing but yes or no. All else wants a bearer token, read from a file at every
+//! request so that it may be rotated; without a token file it does not exist. Owns no state: it shows what its owner
+//! publishes, and hands on what its owner is to know.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use trireme_core::reload::{Contents, ReadError, Reloading};
 use trireme_spec::limits::Limits;
@@ -39,6 +39,15 @@ pub struct Report {
     pub json: Bytes,
 }
 
+/// Word from whoever runs the workers that one is gone, as machines and pods can be.
+#[derive(Debug)]
+pub struct WorkerLost {
+    /// The name that it attached by.
+    pub name: String,
+    /// To be told whether a worker of that name has ever attached.
+    pub known: oneshot::Sender<bool>,
+}
+
 /// What the port shows.
 #[derive(Clone)]
 pub struct HttpSources {
@@ -48,6 +57,8 @@ pub struct HttpSources {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The report, published whenever it changes.
     pub report: watch::Receiver<Report>,
+    /// Where a driver hears of workers that are gone; nobody else has any.
+    pub losses: Option<mpsc::Sender<WorkerLost>>,
 }
 
 impl fmt::Debug for HttpSources {
@@ -61,7 +72,7 @@ impl fmt::Debug for HttpSources {
 /// How the port behaves.
 #[derive(Clone, Debug)]
 pub struct HttpOptions {
-    /// The file with the bearer token for `/metrics` and `/report`.
+    /// The file with the bearer token for all but health.
     pub token_file: Option<PathBuf>,
     /// A waiting request is answered no sooner than this after it came, so that nobody who asks again and again gets more
     /// than one answer in this time.
@@ -90,13 +101,16 @@ pub fn router(sources: HttpSources, options: HttpOptions) -> Router {
     let open = Router::new()
         .route("/healthz", get(StatusCode::OK))
         .route("/readyz", get(ready));
-    let guarded = match options.token_file {
-        Some(file) => Router::new()
-            .route("/metrics", get(metrics))
-            .route("/report", get(report))
-            .route_layer(middleware::from_fn_with_state(Arc::new(Token::new(file)), authorize)),
-        None => Router::new(),
+    let Some(file) = options.token_file else {
+        return open.with_state(shown);
     };
+    let mut guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/report", get(report));
+    if shown.sources.losses.is_some() {
+        guarded = guarded.route("/workers/{name}/lost", post(lost));
+    }
+    let guarded = guarded.route_layer(middleware::from_fn_with_state(Arc::new(Token::new(file)), authorize));
     open.merge(guarded).with_state(shown)
 }
 
@@ -133,6 +147,22 @@ async fn report(State(shown): State<Arc<Shown>>, Query(After { after }): Query<A
     let Report { version, json } = published.borrow().clone();
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
     (headers, [(REPORT_VERSION_HEADER, version.to_string())], json).into_response()
+}
+
+/// A body is not read: what there is to say stands in the path.
+async fn lost(State(shown): State<Arc<Shown>>, Path(name): Path<String>) -> StatusCode {
+    let Some(losses) = &shown.sources.losses else {
+        return StatusCode::NOT_FOUND;
+    };
+    let (known, answer) = oneshot::channel();
+    // What nobody takes is dropped, and answers by that.
+    drop(losses.send(WorkerLost { name, known }).await);
+    match answer.await {
+        Ok(true) => StatusCode::ACCEPTED,
+        Ok(false) => StatusCode::NOT_FOUND,
+        // The driver is ending, and its workers with it.
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 /// Returns when there is something that the caller has not seen, or when it has waited long enough. A driver that restarts

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use trireme_core::tls::{ALPN_H2, Identity, IdentityError, ServerTls, TlsError, peer_identity};
@@ -186,6 +187,8 @@ struct Server {
     router: Router,
     builder: Builder<TokioExecutor>,
     options: ServeOptions,
+    /// What the last connection was made with, where certificates let nobody in.
+    last: Mutex<Option<Arc<ServerConfig>>>,
 }
 
 impl Server {
@@ -195,6 +198,7 @@ impl Server {
             router,
             builder,
             options,
+            last: Mutex::default(),
         }
     }
 
@@ -232,7 +236,7 @@ impl Server {
                 });
             }
         };
-        let stream = TlsAcceptor::from(tls.config()?)
+        let stream = TlsAcceptor::from(self.tls_config(tls)?)
             .accept(stream)
             .await
             .map_err(HandshakeError::Handshake)?;
@@ -247,6 +251,27 @@ impl Server {
             http2,
             identity,
         })
+    }
+
+    /// For the next connection, by the files as they are now. While they cannot be used, a port whose certificates let nobody
+    /// in goes on with the last ones: who fails its probes for them is restarted, which mends no file.
+    fn tls_config(&self, tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
+        let config = tls.config();
+        if tls.is_mutual() {
+            return config;
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match config {
+            Ok(config) => {
+                *last = Some(Arc::clone(&config));
+                Ok(config)
+            }
+            Err(error) => {
+                let Some(last) = &*last else { return Err(error) };
+                tracing::warn!(%error, cause = cause(&error), "going on with the certificate before");
+                Ok(Arc::clone(last))
+            }
+        }
     }
 
     async fn serve(&self, admitted: Admitted, address: SocketAddr, shutdown: CancellationToken) {

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Generation, JobName, StageId, WorkerId};
-use crate::problem::{Problem, clip};
+use crate::problem::{ErrorClass, Problem, clip};
 
 /// The state of a job, as its driver knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,24 +170,50 @@ impl JobReport {
         }
     }
 
+    /// The job has ended, with `error` or well.
+    pub fn end(&mut self, error: Option<&Problem>) {
+        self.phase = match error {
+            None => Phase::Succeeded,
+            Some(problem) if problem.code.class() == ErrorClass::Cancelled => Phase::Cancelled,
+            Some(_) => Phase::Failed,
+        };
+        self.last_error = error.cloned();
+    }
+
     /// The report as JSON of at most `bytes_max` bytes, for places that would cut it, such as a termination log: the less
-    /// it matters to the outcome, the sooner a part is left out. Below 2 KiB even the outcome may not fit.
+    /// it matters to the outcome, the sooner a part is left out, and of the result's preview as many lines as there is no
+    /// room for. Below 2 KiB even the outcome may not fit.
     pub fn to_json_within(&self, bytes_max: usize) -> String {
-        let mut report = self.clone();
-        let cuts: [fn(&mut JobReport); 5] = [
-            |report| report.result.iter_mut().for_each(|result| result.preview.clear()),
-            |report| report.workers.clear(),
-            |report| report.stages.clear(),
-            |report| report.result = None,
-            |report| report.last_error = report.last_error.take().map(brief),
+        // Each says whether there is more of the same to cut.
+        let cuts: [fn(&mut JobReport) -> bool; 5] = [
+            |report| {
+                report.stages.clear();
+                false
+            },
+            |report| {
+                report.workers.clear();
+                false
+            },
+            |report| report.result.as_mut().is_some_and(ResultReport::drop_line),
+            |report| {
+                report.result = None;
+                false
+            },
+            |report| {
+                report.last_error = report.last_error.take().map(brief);
+                false
+            },
         ];
+        let mut report = self.clone();
         let mut json = report.to_json();
         for cut in cuts {
-            if json.len() <= bytes_max {
-                break;
+            while json.len() > bytes_max {
+                let more = cut(&mut report);
+                json = report.to_json();
+                if !more {
+                    break;
+                }
             }
-            cut(&mut report);
-            json = report.to_json();
         }
         json
     }
@@ -195,6 +221,26 @@ impl JobReport {
     fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a report has only text keys and finite numbers")
     }
+}
+
+impl ResultReport {
+    /// Leaves out the last line of the preview; says whether there is another.
+    fn drop_line(&mut self) -> bool {
+        let end = self.preview.trim_end_matches('\n').rfind('\n').unwrap_or(0);
+        self.truncated |= !self.preview.is_empty();
+        self.preview.truncate(end);
+        !self.preview.is_empty()
+    }
+}
+
+/// A problem as JSON, of what the outcome needs only if there is more than `bytes_max` bytes of it.
+pub fn problem_to_json_within(problem: &Problem, bytes_max: usize) -> String {
+    let json = |problem: &Problem| serde_json::to_string(problem).expect("a problem has only texts and flags");
+    let whole = json(problem);
+    if whole.len() <= bytes_max {
+        return whole;
+    }
+    json(&brief(problem.clone()))
 }
 
 /// What is left of a problem when room is short: 160 bytes of text are at most 960 of JSON, since an escape takes six.
@@ -291,18 +337,68 @@ mod tests {
     #[test]
     fn parts_that_matter_least_are_left_out_first() {
         let mut report = failed();
+        let lines = vec![format!("|{}|", "x".repeat(78)); 100].join("\n");
         report.result = Some(ResultReport {
-            preview: "x".repeat(8192),
-            rows: 9,
-            truncated: true,
+            preview: lines.clone(),
+            rows: 100,
+            truncated: false,
             location: Some("out".into()),
         });
         let parse = |json: &str| serde_json::from_str::<JobReport>(json).unwrap();
         assert_eq!(parse(&report.to_json_within(usize::MAX)), report);
 
+        // Nobody needs to know of stages and workers once the job has ended; each line of the result counts.
         let shorter = parse(&report.to_json_within(4096));
-        assert_eq!(shorter.result.as_ref().unwrap().preview, "");
-        assert_eq!((&shorter.workers, &shorter.stages), (&report.workers, &report.stages));
+        let result = shorter.result.as_ref().unwrap();
+        assert!((3000..4096).contains(&result.preview.len()), "{}", result.preview.len());
+        assert!(lines.starts_with(&result.preview) && result.preview.ends_with("x|"));
+        assert!(result.truncated && shorter.stages.is_empty() && shorter.workers.is_empty());
+
+        let (whole, mut without) = (report.to_json(), report.clone());
+        without.stages.clear();
+        assert_eq!(parse(&report.to_json_within(whole.len() - 1)), without);
+    }
+
+    #[test]
+    fn a_preview_of_one_long_line_is_left_out() {
+        let mut report = failed();
+        report.result = Some(ResultReport {
+            preview: "x".repeat(8192),
+            rows: 9,
+            truncated: false,
+            location: None,
+        });
+        let read: JobReport = serde_json::from_str(&report.to_json_within(4096)).unwrap();
+        let result = read.result.unwrap();
+        assert_eq!((result.preview.as_str(), result.rows, result.truncated), ("", 9, true));
+    }
+
+    #[test]
+    fn a_problem_is_cut_to_its_outcome() {
+        let problem = Problem::new(ErrorCode::NetworkUnreachable, "x".repeat(2000))
+            .found("y".repeat(2000))
+            .remedy("z".repeat(2000));
+        let whole = problem_to_json_within(&problem, usize::MAX);
+        assert_eq!(serde_json::from_str::<Problem>(&whole).unwrap(), problem);
+        let cut = problem_to_json_within(&problem, 4096);
+        let read: Problem = serde_json::from_str(&cut).unwrap();
+        assert!(cut.len() <= 4096 && read.message.starts_with("xxx"), "{cut}");
+        assert_eq!((read.code, read.remedy), (ErrorCode::NetworkUnreachable, None));
+    }
+
+    #[test]
+    fn an_end_is_good_bad_or_on_request() {
+        for (code, phase) in [
+            (None, Phase::Succeeded),
+            (Some(ErrorCode::SqlSyntax), Phase::Failed),
+            (Some(ErrorCode::Cancelled), Phase::Cancelled),
+            (Some(ErrorCode::CancelledReplaced), Phase::Cancelled),
+        ] {
+            let mut report = failed();
+            let error = code.map(|code| Problem::new(code, "over"));
+            report.end(error.as_ref());
+            assert_eq!((report.phase, report.last_error), (phase, error));
+        }
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use trireme_batch::cluster::{ClusterEngine, ClusterOptions};
+use trireme_batch::cluster::{ClusterEngine, ClusterInputs, ClusterOptions};
 use trireme_batch::journal::JobJournal;
 use trireme_batch::memory::MemoryBudget;
 use trireme_batch::problems::problem_of;
@@ -20,16 +20,22 @@ use trireme_exchange::control::ControlServer;
 use trireme_exchange::http::{HttpOptions, HttpSources, Report, router};
 use trireme_exchange::limits::{ControlLimits, TransportLimits};
 use trireme_exchange::serve::{ServeOptions, Wall, serve};
+use trireme_spec::ids::{self, JobName};
 use trireme_spec::manifest::Target;
 use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::report::{JobReport, Phase};
 
 use super::manifest::{enter, enter_folder_of, order, read_job};
 use super::validate::first_after_telling;
 use super::{job, metrics};
 use crate::args::DriverArgs;
 use crate::process::{self, Scratch};
+use crate::termination_log::leave_report;
 
-/// Drives the job to its end.
+/// Workers reported lost that the engine has yet to hear of: it listens all the time.
+const LOSSES_WAITING_MAX: usize = 64;
+
+/// Drives the job to its end. However it ends, its last word is left in the termination log.
 ///
 /// # Errors
 /// What stopped the job, or a port or file that cannot be used.
@@ -37,6 +43,46 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
     if args.until_stdin_closes {
         process::end_with_stdin();
     }
+    // What ends it before the manifest has been read is said of a job of no name.
+    let nameless = JobName::new("job").expect("`job` is a job name");
+    let mut last = LastWord::of(nameless, given_generation(args));
+    let done = drive(args, &mut last);
+    if let Err(problem) = &done
+        && !last.is_left
+    {
+        last.report.end(Some(problem));
+        last.leave(args);
+    }
+    done
+}
+
+/// What is to be left in the termination log.
+struct LastWord {
+    report: JobReport,
+    is_left: bool,
+}
+
+impl LastWord {
+    fn of(job: JobName, generation: Generation) -> Self {
+        Self {
+            report: JobReport::starting(job, ids::Generation(generation.get()), 0),
+            is_left: false,
+        }
+    }
+
+    /// At once when there is nothing more to come: closing ports takes time in which the process may be killed.
+    fn leave(&mut self, args: &DriverArgs) {
+        leave_report(args.termination_log.as_deref(), &self.report);
+        self.is_left = true;
+    }
+}
+
+fn given_generation(args: &DriverArgs) -> Generation {
+    args.generation
+        .map_or(Generation::FIRST, |number| Generation::new(u64::from(number)))
+}
+
+fn drive(args: &DriverArgs, last: &mut LastWord) -> Result<ExitCode, Problem> {
     let scratch = Scratch::open(&args.resources)?;
     let credentials = process::credentials(&args.stores, args.environment);
     let mut resources = process::resources(&args.resources, &scratch, credentials);
@@ -46,9 +92,16 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
         // What a driver that was killed here has left is of use to nobody.
         process::empty_folder(folder).map_err(|error| process::no_folder(folder, &error))?;
     }
-    process::run_to_end(resources.cores.max(2), async {
+    // A thread of its own for who asks how it is: one that plans, or runs what the driver runs itself, answers nobody.
+    let health = process::runtime(1)?;
+    let done = process::run_to_end(resources.cores.max(2), async {
         let cancel = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         let manifest = read_job(&args.job, Target::Kubernetes).map_err(first_after_telling)?;
+        *last = LastWord::of(manifest.metadata.name.clone(), given_generation(args));
+        let files = TlsFiles::in_dir(&args.tls);
+        let wall = ServerTls::mutual(files.clone(), [Role::Worker]);
+        // Each connection looks at the files; what is wrong with them from the start is better told now.
+        wall.config().map_err(|error| process::no_tls(&error))?;
         let given = args.storage.as_deref().map(from_here).transpose()?;
         match &args.base {
             Some(folder) => enter(folder)?,
@@ -60,18 +113,20 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             None => scratch.path.join("tables").display().to_string(),
         };
         let mut order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
-        let run = args.run.clone().unwrap_or_else(trireme_batch::incarnation);
-        let journal = match &storage {
-            Some(storage) => Some(JobJournal::open(&resources.stores, storage, &run, &order).await?),
-            None => None,
-        };
-        let generation = journal.as_ref().map_or(Generation::FIRST, JobJournal::generation);
         order.writer = Writer {
             job: order.name.clone(),
-            run,
-            generation,
+            run: args.run.clone().unwrap_or_else(trireme_batch::incarnation),
+            generation: given_generation(args),
         };
-        let files = TlsFiles::in_dir(&args.tls);
+        let journal = match &storage {
+            Some(storage) => Some(JobJournal::open(&resources.stores, storage, &order).await?),
+            None => None,
+        };
+        if let Some(journal) = &journal {
+            order.writer.generation = journal.generation();
+        }
+        let generation = order.writer.generation;
+        last.report.generation = ids::Generation(generation.get());
         let (control, events) = ControlServer::new(ControlLimits::default());
         let spec = &manifest.spec;
         let executor = MemoryBudget::split(args.executor_memory.unwrap_or(spec.executors.memory).get());
@@ -89,20 +144,21 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             application_attempts: spec.retries.application + 1,
             infrastructure_losses: spec.retries.infrastructure,
         };
-        let engine =
-            ClusterEngine::start(options, events).map_err(|error| problem_of(&error, "the driver's settings"))?;
-        let engine = Arc::new(engine);
+        let (tell_loss, losses) = mpsc::channel(LOSSES_WAITING_MAX);
+        let engine = ClusterEngine::start(options, ClusterInputs { events, losses });
+        let engine = Arc::new(engine.map_err(|error| problem_of(&error, "the driver's settings"))?);
         let (report, shown) = watch::channel(Report::default());
         let (tell_ready, ready) = watch::channel(false);
         let listener = bind(args.control).await?;
-        let http = bind(args.http).await?;
+        let http = health.spawn(bind(args.http)).await;
+        let http = http.map_err(|error| Problem::new(ErrorCode::Internal, error.to_string()))??;
         announce(args.announce.as_deref(), &listener, &http)?;
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(
             listener,
             control.into_router(),
             ServeOptions {
-                wall: Wall::Tls(Arc::new(ServerTls::mutual(files.clone(), [Role::Worker]))),
+                wall: Wall::Tls(Arc::new(wall)),
                 limits: TransportLimits::default(),
                 counters: Arc::new(ByteCounters::default()),
             },
@@ -114,8 +170,9 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             ready,
             metrics: metrics::of_report(shown.clone()),
             report: shown,
+            losses: Some(tell_loss),
         };
-        let showing = tokio::spawn(serve(
+        let showing = health.spawn(serve(
             http,
             router(sources, HttpOptions::new(args.token.clone())),
             ServeOptions {
@@ -125,16 +182,35 @@ pub fn run(args: &DriverArgs) -> Result<ExitCode, Problem> {
             },
             stop.clone(),
         ));
-        let done = job::run_on(engine, order, journal, &resources, &args.output, Some(report), cancel).await;
-        // The engine is gone, so its shell says goodbye to the workers; their streams end and the ports close.
+        let runs_plans = Arc::clone(&engine);
+        let ended = job::run_on(
+            runs_plans,
+            order,
+            journal,
+            &resources,
+            &args.output,
+            Some(report),
+            cancel,
+        )
+        .await;
+        last.report = ended.report.clone();
+        last.leave(args);
+        // Another driver may go on with a job that was stopped, or does so already: its workers look for that one.
+        if ended.report.phase != Phase::Cancelled {
+            engine.send_home().await;
+        }
+        // With the engine the control streams end, and then the ports close.
+        drop(engine);
         stop.cancel();
         for port in [serving, showing] {
             if let Err(error) = port.await {
                 tracing::error!(%error, "a port ended badly");
             }
         }
-        done
-    })
+        ended.code()
+    });
+    health.shutdown_background();
+    done
 }
 
 /// A storage as it is seen from where the command is run; the job moves the process to its own folder.

@@ -15,6 +15,7 @@ use trireme_batch::session::{self, Resources};
 use trireme_exchange::http::Report;
 use trireme_spec::ids::Generation;
 use trireme_spec::problem::Problem;
+use trireme_spec::report::JobReport;
 
 use crate::args::OutputArgs;
 use crate::output;
@@ -22,10 +23,25 @@ use crate::output;
 /// Events that wait for a terminal to catch up; progress beyond it is skipped.
 const EVENTS_WAITING_MAX: usize = 64;
 
+/// A job that has ended.
+pub struct Ended {
+    /// The last word of it.
+    pub report: JobReport,
+    /// How: well, or with what stopped it.
+    pub done: Result<(), Problem>,
+}
+
+impl Ended {
+    /// The exit code of a process that was there for this job.
+    ///
+    /// # Errors
+    /// What stopped the job.
+    pub fn code(self) -> Result<ExitCode, Problem> {
+        self.done.map(|()| ExitCode::SUCCESS)
+    }
+}
+
 /// Runs `order` to its end; with a journal, from where an earlier driver was.
-///
-/// # Errors
-/// What stopped the job.
 pub async fn run_on(
     engine: Arc<dyn BatchEngine>,
     order: JobOrder,
@@ -34,13 +50,25 @@ pub async fn run_on(
     output: &OutputArgs,
     report: Option<watch::Sender<Report>>,
     cancel: CancellationToken,
-) -> Result<ExitCode, Problem> {
-    let session =
-        session::session(resources, engine.as_ref()).map_err(|error| problem_of(&error, "the engine's settings"))?;
+) -> Ended {
+    let generation = Generation(order.writer.generation.get());
+    let mut reporter = Reporter::new(&order.name, generation, order.limits.clone(), Arc::clone(&engine));
+    let session = match session::session(resources, engine.as_ref()) {
+        Ok(session) => session,
+        Err(error) => {
+            let problem = problem_of(&error, "the engine's settings");
+            reporter.ended(Some(&problem));
+            return Ended {
+                report: reporter.report(),
+                done: Err(problem),
+            };
+        }
+    };
+    if let Some(journal) = journal.as_ref().filter(|journal| journal.ended().is_some()) {
+        reporter.ended_before(journal.so_far());
+    }
     let (events, happened) = mpsc::channel(EVENTS_WAITING_MAX);
     let (tell, seen) = mpsc::channel(EVENTS_WAITING_MAX);
-    let generation = Generation(order.writer.generation.get());
-    let reporter = Reporter::new(&order.name, generation, order.limits.clone(), Arc::clone(&engine));
     let stop = cancel.clone();
     let job = Job {
         order,
@@ -65,8 +93,10 @@ pub async fn run_on(
     // A job that was stopped because it could not show its results ended for that reason.
     let done = shown.and(done);
     told.ended(done.as_ref().err());
-    done?;
-    Ok(ExitCode::SUCCESS)
+    Ended {
+        report: told.reporter.report(),
+        done,
+    }
 }
 
 /// Events on their way to whoever shows them, with the report made of them on the way.

@@ -46,5 +46,6 @@ pub fn run(args: &RunArgs, logging: Logging) -> Result<ExitCode, Problem> {
             cancel,
         )
         .await
+        .code()
     })
 }

@@ -51,5 +51,6 @@ pub fn run(args: &SqlArgs) -> Result<ExitCode, Problem> {
             cancel,
         )
         .await
+        .code()
     })
 }

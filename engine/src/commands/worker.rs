@@ -1,5 +1,6 @@
 //! `trireme worker`: runs tasks for one driver until the driver sends it home.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trireme_batch::cluster::{DataPort, Ended, Worker};
+use trireme_batch::panics;
+use trireme_batch::problems::causes;
 use trireme_core::tls::{ClientTls, Role, ServerTls, TlsFiles};
 use trireme_exchange::bytes_count::ByteCounters;
 use trireme_exchange::connect::Dialer;
@@ -23,15 +26,17 @@ use super::driver::bind;
 use super::metrics;
 use crate::args::WorkerArgs;
 use crate::process::{self, Scratch};
+use crate::termination_log::leave_problem;
 
-/// Between two tries to reach the driver: short at first, because it is usually starting, and never long.
-const RETRY_WAIT: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-];
+/// From one try to reach the driver to the next, by the time since the first: short while both are starting, because a job's
+/// first task waits for it, and never long.
+fn retry_wait(trying: Duration) -> Duration {
+    match trying.as_millis() {
+        0..200 => Duration::from_millis(50),
+        200..10_000 => Duration::from_millis(250),
+        _ => Duration::from_secs(1),
+    }
+}
 
 /// Largest message of the data port: one block of a shuffle file is 8 MiB.
 const DATA_MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -39,7 +44,7 @@ const DATA_MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Threads for control and data: none of them computes.
 const SERVICE_THREADS: usize = 2;
 
-/// Serves the driver.
+/// Serves the driver. An error that ends it is left in the termination log.
 ///
 /// # Errors
 /// A port or folder that cannot be used, a driver that does not answer or does not want this worker.
@@ -47,19 +52,26 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
     if args.until_stdin_closes {
         process::end_with_stdin();
     }
+    work(args).inspect_err(|problem| leave_problem(args.termination_log.as_deref(), problem))
+}
+
+fn work(args: &WorkerArgs) -> Result<ExitCode, Problem> {
     let scratch = Scratch::open(&args.resources)?;
     let credentials = process::credentials(&args.stores, args.environment);
     let mut resources = process::resources(&args.resources, &scratch, credentials);
     resources.spill_dir = scratch.path.join("spill");
     // What a worker that was killed here has spilled is of use to nobody.
     process::empty_folder(&resources.spill_dir).map_err(|error| process::no_folder(&resources.spill_dir, &error))?;
-    trireme_batch::panics::keep_quiet();
+    panics::keep_quiet();
     let compute = process::runtime(resources.cores)?;
     let service = process::runtime(SERVICE_THREADS)?;
     let work_dir = scratch.path.join("shuffle");
-    let done = service.block_on(async {
+    let done = service.block_on(panics::caught(async {
         let drain = process::cancel_on_signal().map_err(|error| process::no_signals(&error))?;
         let tls = TlsFiles::in_dir(&args.tls);
+        let client = ClientTls::new(tls.clone());
+        // Each connection looks at the files; what is wrong with them from the start is better told now.
+        client.config().map_err(|error| process::no_tls(&error))?;
         let data_bytes = Arc::new(ByteCounters::default());
         let (listener, http) = (bind(args.data).await?, bind(args.http).await?);
         let address = listener.local_addr().map_err(|error| process::no_signals(&error))?;
@@ -80,7 +92,7 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
             incarnation: String::new(),
             wire_version: WIRE_VERSION,
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
-            data_address: format!("{host}:{}", address.port()),
+            data_address: host_and_port(&host, address.port()),
             slots: u32::try_from(resources.cores).unwrap_or(u32::MAX),
             memory_bytes: resources.memory.total,
             pid: std::process::id(),
@@ -95,18 +107,26 @@ pub fn run(args: &WorkerArgs) -> Result<ExitCode, Problem> {
             drain_grace: args.drain_grace.get(),
         };
         let dialer = Dialer {
-            tls: Arc::new(ClientTls::new(tls)),
+            tls: Arc::new(client),
             limits: TransportLimits::default(),
             counters: Arc::new(ByteCounters::default()),
         };
         let done = attend(&worker, &dialer, &args.driver, hello, drain).await;
         stop.cancel();
         done
-    });
+    }));
     // Whatever still runs has nobody to report to.
     compute.shutdown_background();
     service.shutdown_background();
     done
+}
+
+/// As in a URI: a literal of IPv6 is in brackets.
+fn host_and_port(host: &str, port: u16) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(address) => SocketAddr::from((address, port)).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
 }
 
 /// Attaches to the driver again and again until it sends the worker home.
@@ -150,32 +170,46 @@ async fn reach(
 ) -> Result<Option<Attachment>, Problem> {
     let patience = Limits::default().executor_wait_max.get();
     let started = Instant::now();
-    let mut waits = RETRY_WAIT
-        .iter()
-        .chain(std::iter::repeat(&RETRY_WAIT[RETRY_WAIT.len() - 1]));
     loop {
-        let reason = match dialer.connect(driver, Role::Driver).await {
-            Ok(channel) => match attach(channel, hello.clone(), &ControlLimits::default()).await {
-                Ok(attachment) => return Ok(Some(attachment)),
-                Err(error) if !error.is_retryable() => {
-                    return Err(
-                        Problem::new(ErrorCode::NetworkTls, trireme_batch::problems::causes(&error))
-                            .remedy("driver and workers must be of one version and hold certificates of one job"),
-                    );
-                }
-                Err(error) => trireme_batch::problems::causes(&error),
-            },
-            Err(error) => trireme_batch::problems::causes(&error),
+        // Whoever was told to end waits for nothing, least of all for an address that does not answer.
+        let outcome = tokio::select! {
+            outcome = try_once(dialer, driver, hello) => outcome?,
+            () = drain.cancelled() => return Ok(None),
+        };
+        let reason = match outcome {
+            Try::Attached(attachment) => return Ok(Some(*attachment)),
+            Try::Failed { reason } => reason,
         };
         if started.elapsed() > patience {
             return Err(Problem::new(ErrorCode::NetworkUnreachable, reason).remedy("check --driver and the network"));
         }
         tracing::debug!(%reason, "the driver cannot be reached yet");
-        let wait = waits.next().copied().unwrap_or(RETRY_WAIT[0]);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(retry_wait(started.elapsed())) => {}
             () = drain.cancelled() => return Ok(None),
         }
+    }
+}
+
+/// What became of one try to attach that may be followed by others.
+enum Try {
+    Attached(Box<Attachment>),
+    Failed { reason: String },
+}
+
+/// Looks the driver's name up and attaches to what it leads to.
+async fn try_once(dialer: &Dialer, driver: &str, hello: &Hello) -> Result<Try, Problem> {
+    let channel = match dialer.connect(driver, Role::Driver).await {
+        Ok(channel) => channel,
+        Err(error) => return Ok(Try::Failed { reason: causes(&error) }),
+    };
+    match attach(channel, hello.clone(), &ControlLimits::default()).await {
+        Ok(attachment) => Ok(Try::Attached(Box::new(attachment))),
+        Err(error) if error.is_retryable() => Ok(Try::Failed { reason: causes(&error) }),
+        Err(error) => Err(Problem::new(ErrorCode::NetworkTls, causes(&error)).remedy(
+            "driver and workers must be of one version and hold certificates of one job; one that was declared gone is \
+             not let in again",
+        )),
     }
 }
 
@@ -208,6 +242,7 @@ fn serve_http(
         ready,
         metrics: scrape,
         report,
+        losses: None,
     };
     let options = ServeOptions {
         wall: Wall::Tls(Arc::new(ServerTls::server_only(tls.clone()))),

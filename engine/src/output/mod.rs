@@ -106,10 +106,14 @@ fn write_result(
             };
             writeln!(out, "{number}{}", rows::describe_write(written))
         }
-        (OutputFormat::Text, StatementResult::Earlier { rows }) => {
-            writeln!(out, "statement {}: {rows} rows, shown by an earlier driver", index + 1)
+        (OutputFormat::Text, StatementResult::Earlier(kept)) => {
+            if !kept.preview.is_empty() {
+                writeln!(out, "{}", kept.preview)?;
+            }
+            let (number, rows) = (index + 1, kept.rows);
+            writeln!(out, "statement {number}: {rows} rows, shown by an earlier driver")
         }
-        (OutputFormat::Csv, StatementResult::Written(_) | StatementResult::Earlier { .. })
+        (OutputFormat::Csv, StatementResult::Written(_) | StatementResult::Earlier(_))
         | (OutputFormat::Csv | OutputFormat::Text, StatementResult::Session) => Ok(()),
     }
 }

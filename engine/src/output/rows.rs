@@ -68,8 +68,9 @@ pub fn write_json(out: &mut impl Write, index: usize, outcome: &StatementOutcome
             object["earlier"] = json!(written.recovered);
         }
         StatementResult::Session => {}
-        StatementResult::Earlier { rows } => {
-            object["rowsTotal"] = json!(rows);
+        StatementResult::Earlier(kept) => {
+            object["preview"] = json!(kept.preview);
+            object["rowsTotal"] = json!(kept.rows);
             object["earlier"] = json!(true);
         }
     }

@@ -22,7 +22,7 @@ mod worker_facts;
 
 pub use broadcast::BroadcastJoins;
 pub use data_port::DataPort;
-pub use driver::{ClusterEngine, ClusterOptions, cluster_settings};
+pub use driver::{ClusterEngine, ClusterInputs, ClusterOptions, cluster_settings};
 pub use stages::PlannedStage;
 pub use waves::suitable_tasks;
 pub use worker::{Ended, Worker, WorkerError};

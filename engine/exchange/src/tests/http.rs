@@ -4,11 +4,11 @@ use ::http::{Method, Request, StatusCode};
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 use super::*;
-use crate::http::{HttpOptions, HttpSources, REPORT_VERSION_HEADER, Report, router};
+use crate::http::{HttpOptions, HttpSources, REPORT_VERSION_HEADER, Report, WorkerLost, router};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -38,6 +38,7 @@ impl Owner {
                 ready: ready_seen,
                 metrics,
                 report: report_seen,
+                losses: None,
             },
         }
     }
@@ -104,6 +105,106 @@ async fn who_may_see_what() {
     assert_eq!(posted.0, StatusCode::METHOD_NOT_ALLOWED);
     let misasked = ask(&router, Method::GET, "/report?after=yesterday", Some(&good)).await;
     assert_eq!(misasked.0, StatusCode::BAD_REQUEST);
+}
+
+/// A driver that knows one worker, and as many words as it may take.
+fn driver_of(worker: &'static str) -> (mpsc::Sender<WorkerLost>, tokio::task::JoinHandle<()>) {
+    let (losses, mut told) = mpsc::channel(1);
+    let driver = tokio::spawn(async move {
+        while let Some(WorkerLost { name, known }) = told.recv().await {
+            known.send(name == worker).unwrap();
+        }
+    });
+    (losses, driver)
+}
+
+#[tokio::test]
+async fn a_driver_is_told_of_workers_that_are_gone() {
+    let owner = Owner::new();
+    let (losses, driver) = driver_of("worker-1");
+    let sources = HttpSources {
+        losses: Some(losses),
+        ..owner.sources.clone()
+    };
+    let of_driver = router(sources.clone(), owner.options());
+    let good = format!("Bearer {TOKEN}");
+    let table = [
+        (
+            Method::POST,
+            "/workers/worker-1/lost",
+            Some(&good),
+            StatusCode::ACCEPTED,
+        ),
+        (
+            Method::POST,
+            "/workers/worker-1/lost",
+            Some(&good),
+            StatusCode::ACCEPTED,
+        ),
+        (
+            Method::POST,
+            "/workers/worker%2D1/lost",
+            Some(&good),
+            StatusCode::ACCEPTED,
+        ),
+        (
+            Method::POST,
+            "/workers/worker-2/lost",
+            Some(&good),
+            StatusCode::NOT_FOUND,
+        ),
+        (Method::POST, "/workers/worker-1/lost", None, StatusCode::UNAUTHORIZED),
+        (
+            Method::GET,
+            "/workers/worker-1/lost",
+            Some(&good),
+            StatusCode::METHOD_NOT_ALLOWED,
+        ),
+        (Method::POST, "/workers//lost", Some(&good), StatusCode::NOT_FOUND),
+        (Method::POST, "/workers/worker-1", Some(&good), StatusCode::NOT_FOUND),
+    ];
+    for (method, path, authorization, status) in table {
+        let answer = ask(&of_driver, method.clone(), path, authorization.map(String::as_str)).await;
+        assert_eq!(answer, (status, String::new()), "{method} {path}");
+    }
+
+    // A worker's port has no such path, and neither has one without a token.
+    let path = "/workers/worker-1/lost";
+    let without = router(sources, HttpOptions::new(None));
+    for router in [owner.router(), without] {
+        assert_eq!(
+            ask(&router, Method::POST, path, Some(&good)).await.0,
+            StatusCode::NOT_FOUND
+        );
+    }
+
+    driver.abort();
+    let _ = driver.await;
+    let ending = ask(&of_driver, Method::POST, path, Some(&good)).await;
+    assert_eq!(ending.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_word_of_a_lost_worker_is_answered_without_its_body() {
+    let owner = Owner::new();
+    let (losses, _driver) = driver_of("worker-1");
+    let sources = HttpSources {
+        losses: Some(losses),
+        ..owner.sources.clone()
+    };
+    let router = router(sources, owner.options());
+    let listening = Listening::start(Wall::Plaintext, TransportLimits::http(), router).await;
+    let mut stream = TcpStream::connect(listening.address).await.unwrap();
+    let head = format!(
+        "POST /workers/worker-1/lost HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-length: 1000000000000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The connection is closed, because what would follow is of no interest.
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
 }
 
 #[tokio::test]
@@ -250,6 +351,30 @@ async fn the_port_speaks_tls_and_asks_for_no_certificate() {
     }
     let plain = TcpStream::connect(listening.address).await.unwrap();
     assert!(!exchange(plain, "").await.contains("HTTP"));
+}
+
+/// Probes go on when a rotation goes wrong: to restart the process would mend no file.
+#[tokio::test]
+async fn the_port_goes_on_with_its_certificate_when_the_files_are_gone() {
+    let job = Job::new();
+    let owner = Owner::new();
+    let files = job.leaf("driver", Role::Driver, "driver-1");
+    let authority = job.leaf("other", Role::Driver, "driver-2").ca;
+    let listen = async || {
+        let wall = Wall::Tls(Arc::new(ServerTls::server_only(files.clone())));
+        Listening::start(wall, TransportLimits::http(), owner.router()).await
+    };
+    let listening = listen().await;
+    let ask = async |listening: &Listening| {
+        let stream = within(stranger(listening.address, &authority, None, Role::Driver)).await;
+        Some(exchange(stream.ok()?, "").await)
+    };
+    assert!(ask(&listening).await.unwrap().starts_with("HTTP/1.1 401"));
+    std::fs::remove_file(&files.key).unwrap();
+    assert!(ask(&listening).await.unwrap().starts_with("HTTP/1.1 401"));
+    // One that never had any has nothing to go on with.
+    let late = listen().await;
+    assert_eq!(ask(&late).await, None);
 }
 
 #[tokio::test]

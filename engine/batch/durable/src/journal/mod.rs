@@ -206,8 +206,14 @@ impl Journal {
     /// Opens the journal for a new driver, and so fences every earlier one.
     ///
     /// `job` is the fingerprint of all that decides the job's answer; a journal of another is refused. `driver` names
-    /// this process, uniquely: two drivers that open at the same instant are told apart by it.
-    pub async fn open(store: Arc<dyn JournalStore>, job: Fingerprint, driver: &str) -> Result<Opening, JournalError> {
+    /// this process, uniquely: two drivers that open at the same instant are told apart by it. Its generation is newer than
+    /// all in the journal, and not below `generation_min`: whoever starts drivers may count them, too.
+    pub async fn open(
+        store: Arc<dyn JournalStore>,
+        job: Fingerprint,
+        generation_min: Generation,
+        driver: &str,
+    ) -> Result<Opening, JournalError> {
         for _ in 0..OPEN_ATTEMPTS_MAX {
             let contents = store.read().await?;
             let records = contents
@@ -215,7 +221,7 @@ impl Journal {
                 .iter()
                 .map(record::decode)
                 .collect::<Result<Vec<_>, _>>()?;
-            let generation = next_generation(&records, job)?;
+            let generation = next_generation(&records, job)?.max(generation_min);
             let opened = Record::Opened {
                 generation,
                 job,

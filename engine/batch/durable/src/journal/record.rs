@@ -83,10 +83,20 @@ pub enum StatementOutcome {
 pub struct QueryDone {
     /// The first rows as text.
     pub preview: Option<String>,
+    /// Whether there are rows that the preview does not show.
+    #[serde(default)]
+    pub truncated: bool,
     /// All rows of the result.
     pub rows: u64,
     /// Where all of them are, if they were kept.
     pub location: Option<String>,
+}
+
+impl QueryDone {
+    /// Whether nothing of the result is lost with the driver that showed it.
+    pub fn is_kept(&self) -> bool {
+        self.location.is_some() || (self.preview.is_some() && !self.truncated)
+    }
 }
 
 /// A write's end: it is committed and complete.

@@ -16,9 +16,9 @@ pub enum Action {
     SkipQuery(QueryDone),
     /// A write that is committed: never run it again.
     SkipWrite(WriteDone),
-    /// The job's last statement is a query that ended, but the job did not: nobody may have seen its rows, and they
-    /// were kept nowhere. Run it again. It reads only, so that is safe.
-    ShowAgain,
+    /// The job's last statement is a query that ended, and not all of its rows were kept: they stand in the output of a
+    /// driver that is gone. Unless the job has ended, run it again. It reads only, so that is safe.
+    ShowAgain(QueryDone),
     /// It did not end: run it and journal it.
     Run,
 }
@@ -225,7 +225,7 @@ impl<'a> History<'a> {
             None => Action::Run,
             Some(StatementOutcome::Replay) => Action::Replay,
             Some(StatementOutcome::Write(done)) => Action::SkipWrite(done.clone()),
-            Some(StatementOutcome::Query(done)) if index == last && done.location.is_none() => Action::ShowAgain,
+            Some(StatementOutcome::Query(done)) if index == last && !done.is_kept() => Action::ShowAgain(done.clone()),
             Some(StatementOutcome::Query(done)) => Action::SkipQuery(done.clone()),
         });
         let next = self.first_unfinished();

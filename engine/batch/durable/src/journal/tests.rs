@@ -64,10 +64,12 @@ fn wrote(index: u32) -> WriteDone {
     }
 }
 
-fn queried(location: Option<&str>) -> QueryDone {
+/// A query of which one row was kept as text.
+fn queried(rows: u64, location: Option<&str>) -> QueryDone {
     QueryDone {
         preview: Some("| 1 |".to_owned()),
-        rows: 1,
+        truncated: rows > 1,
+        rows,
         location: location.map(str::to_owned),
     }
 }
@@ -96,7 +98,7 @@ fn stores(folder: &tempfile::TempDir) -> Vec<Arc<dyn JournalStore>> {
 }
 
 async fn write_story(store: &Arc<dyn JournalStore>) {
-    let mut journal = Journal::open(Arc::clone(store), job(), "driver-1")
+    let mut journal = Journal::open(Arc::clone(store), job(), Generation::FIRST, "driver-1")
         .await
         .unwrap()
         .journal;
@@ -106,11 +108,26 @@ async fn write_story(store: &Arc<dyn JournalStore>) {
 }
 
 #[tokio::test]
+async fn a_driver_that_was_given_a_number_has_it_unless_the_journal_is_further() {
+    let folder = tempfile::tempdir().unwrap();
+    for store in stores(&folder) {
+        let mut generations = Vec::new();
+        for least in [1, 3, 3, 2, 9] {
+            let opening = Journal::open(Arc::clone(&store), job(), Generation::new(least), "driver").await;
+            generations.push(opening.unwrap().journal.generation().get());
+        }
+        assert_eq!(generations, [1, 3, 4, 5, 9], "{store:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_second_driver_reads_what_the_first_wrote() {
     let folder = tempfile::tempdir().unwrap();
     for store in stores(&folder) {
         write_story(&store).await;
-        let opening = Journal::open(Arc::clone(&store), job(), "driver-2").await.unwrap();
+        let opening = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-2")
+            .await
+            .unwrap();
         let expected: Vec<_> = [opened(1)].into_iter().chain(story()).collect();
         assert_eq!(opening.records, expected, "{store:?}");
         assert_eq!(
@@ -124,11 +141,11 @@ async fn a_second_driver_reads_what_the_first_wrote() {
 async fn the_older_driver_is_fenced_and_leaves_no_trace() {
     let folder = tempfile::tempdir().unwrap();
     for store in stores(&folder) {
-        let mut first = Journal::open(Arc::clone(&store), job(), "driver-1")
+        let mut first = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-1")
             .await
             .unwrap()
             .journal;
-        let mut second = Journal::open(Arc::clone(&store), job(), "driver-2")
+        let mut second = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-2")
             .await
             .unwrap()
             .journal;
@@ -144,7 +161,10 @@ async fn the_older_driver_is_fenced_and_leaves_no_trace() {
             first.append(&started(0)).await,
             Err(JournalError::Fenced { .. })
         ));
-        let records = Journal::open(store, job(), "driver-3").await.unwrap().records;
+        let records = Journal::open(store, job(), Generation::FIRST, "driver-3")
+            .await
+            .unwrap()
+            .records;
         assert_eq!(records, [opened(1), opened(2), started(0)]);
     }
 }
@@ -154,8 +174,12 @@ async fn racing_openers_get_generations_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     for store in stores(&folder) {
         let names: Vec<_> = (0..6).map(|number| format!("driver-{number}")).collect();
-        let openings =
-            futures::future::join_all(names.iter().map(|name| Journal::open(Arc::clone(&store), job(), name))).await;
+        let openings = futures::future::join_all(
+            names
+                .iter()
+                .map(|name| Journal::open(Arc::clone(&store), job(), Generation::FIRST, name)),
+        )
+        .await;
         let mut generations: Vec<_> = openings
             .into_iter()
             .map(|opening| opening.unwrap().journal.generation().get())
@@ -169,7 +193,7 @@ async fn racing_openers_get_generations_of_their_own() {
 async fn the_same_record_may_be_appended_again_when_its_answer_was_lost() {
     let folder = tempfile::tempdir().unwrap();
     for store in stores(&folder) {
-        let mut journal = Journal::open(Arc::clone(&store), job(), "driver-1")
+        let mut journal = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-1")
             .await
             .unwrap()
             .journal;
@@ -187,7 +211,9 @@ async fn the_same_record_may_be_appended_again_when_its_answer_was_lost() {
 async fn a_driver_in_doubt_goes_on_at_the_end_unless_it_was_replaced() {
     let folder = tempfile::tempdir().unwrap();
     for store in stores(&folder) {
-        let opening = Journal::open(Arc::clone(&store), job(), "driver-1").await.unwrap();
+        let opening = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-1")
+            .await
+            .unwrap();
         let mut journal = opening.journal;
         let before = journal.tail;
         journal.append(&started(0)).await.unwrap();
@@ -198,7 +224,9 @@ async fn a_driver_in_doubt_goes_on_at_the_end_unless_it_was_replaced() {
             .await
             .unwrap();
         journal.append(&started(1)).await.unwrap();
-        let second = Journal::open(Arc::clone(&store), job(), "driver-2").await.unwrap();
+        let second = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-2")
+            .await
+            .unwrap();
         let expected = [opened(1), started(0), done(0, StatementOutcome::Replay), started(1)];
         assert_eq!(second.records, expected, "{store:?}");
         let refused = journal.append_in_doubt(&started(1)).await;
@@ -215,7 +243,9 @@ async fn another_job_is_refused_and_the_journal_left_alone() {
     for store in stores(&folder) {
         write_story(&store).await;
         let other = Fingerprint::of(["edited"]);
-        let refused = Journal::open(Arc::clone(&store), other, "driver-2").await.unwrap_err();
+        let refused = Journal::open(Arc::clone(&store), other, Generation::FIRST, "driver-2")
+            .await
+            .unwrap_err();
         assert!(matches!(refused, JournalError::JobChanged { given, .. } if given == other));
         assert_eq!(store.read().await.unwrap().entries.len(), 1 + story().len());
     }
@@ -241,12 +271,16 @@ async fn a_file_cut_at_any_byte_keeps_its_whole_records_and_takes_new_ones() {
         let whole = ends.iter().filter(|end| **end <= cut).count();
         let end = ends[..whole].last().copied().unwrap_or(0);
 
-        let mut opening = Journal::open(Arc::clone(&store), job(), "driver-2").await.unwrap();
+        let mut opening = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-2")
+            .await
+            .unwrap();
         assert_eq!(opening.records, all[..whole], "cut at {cut}");
         assert_eq!(opening.torn_bytes as usize, cut - end, "cut at {cut}");
         opening.journal.append(&started(9)).await.unwrap();
 
-        let after = Journal::open(Arc::clone(&store), job(), "driver-3").await.unwrap();
+        let after = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-3")
+            .await
+            .unwrap();
         assert_eq!(after.torn_bytes, 0, "cut at {cut}");
         assert_eq!(after.records[..whole], all[..whole], "cut at {cut}");
         assert_eq!(after.records[whole + 1..], [started(9)], "cut at {cut}");
@@ -267,7 +301,7 @@ async fn a_flipped_byte_is_a_torn_end_or_an_error_and_never_a_wrong_record() {
             let mut flipped = bytes.clone();
             flipped[position] ^= mask;
             fs::write(&path, &flipped).unwrap();
-            let outcome = Journal::open(Arc::clone(&store), job(), "driver-2").await;
+            let outcome = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-2").await;
             if position >= last_start {
                 let opening = outcome.unwrap();
                 assert_eq!(opening.records, all[..all.len() - 1], "byte {position}");
@@ -305,14 +339,18 @@ async fn a_flipped_byte_or_a_missing_object_is_an_error_in_an_object_store() {
         let mut flipped = body.to_vec();
         flipped[position] ^= 0x10;
         objects.put(&path, flipped.into()).await.unwrap();
-        let error = Journal::open(Arc::clone(&store), job(), "driver-2").await.unwrap_err();
+        let error = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-2")
+            .await
+            .unwrap_err();
         assert!(
             matches!(&error, JournalError::Corrupt { place, .. } if place == path.as_ref()),
             "{error:?}"
         );
     }
     objects.delete(&path).await.unwrap();
-    let error = Journal::open(store, job(), "driver-2").await.unwrap_err();
+    let error = Journal::open(store, job(), Generation::FIRST, "driver-2")
+        .await
+        .unwrap_err();
     assert!(
         matches!(&error, JournalError::Corrupt { place, .. } if place == path.as_ref()),
         "{error:?}"
@@ -325,7 +363,7 @@ async fn a_shrunken_file_and_a_newer_format_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let store: Arc<dyn JournalStore> = Arc::new(FileJournal::new(&path));
-    let mut journal = Journal::open(Arc::clone(&store), job(), "driver-1")
+    let mut journal = Journal::open(Arc::clone(&store), job(), Generation::FIRST, "driver-1")
         .await
         .unwrap()
         .journal;
@@ -336,7 +374,9 @@ async fn a_shrunken_file_and_a_newer_format_are_errors() {
     ));
 
     fs::write(&path, frame::encode(br#"{"v":2,"record":"paused"}"#)).unwrap();
-    let error = Journal::open(store, job(), "driver-2").await.unwrap_err();
+    let error = Journal::open(store, job(), Generation::FIRST, "driver-2")
+        .await
+        .unwrap_err();
     assert!(
         matches!(
             error,
@@ -354,12 +394,16 @@ async fn a_shrunken_file_and_a_newer_format_are_errors() {
 async fn a_record_over_the_limit_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     for store in stores(&folder) {
-        let mut journal = Journal::open(store, job(), "driver-1").await.unwrap().journal;
+        let mut journal = Journal::open(store, job(), Generation::FIRST, "driver-1")
+            .await
+            .unwrap()
+            .journal;
         let preview = Some("x".repeat(RECORD_BYTES_MAX));
         let huge = done(
             0,
             StatementOutcome::Query(QueryDone {
                 preview,
+                truncated: false,
                 rows: 1,
                 location: None,
             }),
@@ -393,6 +437,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         (prop::option::of(".{0,40}"), any::<u64>(), prop::option::of(location)).prop_map(
             |(preview, rows, location)| StatementOutcome::Query(QueryDone {
                 preview,
+                truncated: rows % 2 == 1,
                 rows,
                 location
             })
@@ -462,7 +507,7 @@ fn any_story_record() -> impl Strategy<Value = Record> {
         0 | 1 => started(index),
         2 => intended(index),
         3 => done(index, StatementOutcome::Write(wrote(index))),
-        4 => done(index, StatementOutcome::Query(queried(None))),
+        4 => done(index, StatementOutcome::Query(queried(1, None))),
         _ => done(index, StatementOutcome::Replay),
     })
 }
@@ -499,8 +544,8 @@ fn a_resumed_job_replays_skips_and_looks_up_the_write_in_doubt() {
 
 #[test]
 fn only_the_last_querys_rows_are_shown_again_and_only_if_they_were_not_kept() {
-    let ended = |location| {
-        let outcome = |_: u32| StatementOutcome::Query(queried(location));
+    let ended = |query: QueryDone| {
+        let outcome = |_: u32| StatementOutcome::Query(query.clone());
         vec![
             opened(1),
             started(0),
@@ -509,23 +554,28 @@ fn only_the_last_querys_rows_are_shown_again_and_only_if_they_were_not_kept() {
             done(1, outcome(1)),
         ]
     };
-    let plan = resume(&ended(None), &texts(2)).unwrap();
-    assert_eq!(plan.actions, [Action::SkipQuery(queried(None)), Action::ShowAgain]);
-    assert_eq!(plan.first_unfinished, None);
-    let kept = Some("s3://lake/result");
+    let (large, small, written) = (queried(2, None), queried(1, None), queried(2, Some("s3://lake/result")));
+    let plan = resume(&ended(large.clone()), &texts(2)).unwrap();
     assert_eq!(
-        resume(&ended(kept), &texts(2)).unwrap().actions[1],
-        Action::SkipQuery(queried(kept))
+        plan.actions,
+        [Action::SkipQuery(large.clone()), Action::ShowAgain(large.clone())]
     );
+    assert_eq!(plan.first_unfinished, None);
+    for kept in [small, written] {
+        assert_eq!(
+            resume(&ended(kept.clone()), &texts(2)).unwrap().actions[1],
+            Action::SkipQuery(kept)
+        );
+    }
     assert_eq!(
-        resume(&ended(None), &texts(3)).unwrap().actions[1],
-        Action::SkipQuery(queried(None))
+        resume(&ended(large.clone()), &texts(3)).unwrap().actions[1],
+        Action::SkipQuery(large.clone())
     );
 
     // The driver that showed it again journals it again.
-    let mut again = ended(None);
-    again.extend([opened(2), started(1), done(1, StatementOutcome::Query(queried(None)))]);
-    assert_eq!(resume(&again, &texts(2)).unwrap().actions[1], Action::ShowAgain);
+    let mut again = ended(large.clone());
+    again.extend([opened(2), started(1), done(1, StatementOutcome::Query(large.clone()))]);
+    assert_eq!(resume(&again, &texts(2)).unwrap().actions[1], Action::ShowAgain(large));
 }
 
 #[test]

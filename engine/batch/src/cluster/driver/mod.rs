@@ -21,6 +21,7 @@ use tracing::Instrument;
 use trireme_batch_schedule::RunId;
 use trireme_core::tls::TlsFiles;
 use trireme_exchange::control::ControlEvent;
+use trireme_exchange::http::WorkerLost;
 use trireme_spec::limits::Limits;
 use trireme_spec::report::{StageReport, TaskCounts, WorkerReport};
 
@@ -62,6 +63,15 @@ pub struct ClusterOptions {
     pub infrastructure_losses: u32,
 }
 
+/// What a cluster's driver hears.
+#[derive(Debug)]
+pub struct ClusterInputs {
+    /// From the control port.
+    pub events: mpsc::Receiver<ControlEvent>,
+    /// From whoever runs the workers.
+    pub losses: mpsc::Receiver<WorkerLost>,
+}
+
 /// Runs plans as stages on workers.
 pub struct ClusterEngine {
     options: ClusterOptions,
@@ -72,17 +82,17 @@ pub struct ClusterEngine {
 }
 
 impl ClusterEngine {
-    /// Starts the shell, which lives until the engine is dropped. `events` come from the control port.
+    /// Starts the shell, which lives until the engine is dropped or the workers are sent home.
     ///
     /// # Errors
     /// Settings that contradict each other.
-    pub fn start(options: ClusterOptions, events: mpsc::Receiver<ControlEvent>) -> Result<Self> {
+    pub fn start(options: ClusterOptions, inputs: ClusterInputs) -> Result<Self> {
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         let workers = Arc::new(Mutex::new(Vec::new()));
         let fetcher = Arc::new(Fetcher::new(options.tls.clone(), options.scratch.clone())?);
         let shell = Shell::new(&options, Arc::clone(&workers), commands.downgrade(), fetcher);
         let span = tracing::error_span!("driver", job = %options.job);
-        tokio::spawn(shell.run(events, waiting).instrument(span));
+        tokio::spawn(shell.run(inputs, waiting).instrument(span));
         Ok(Self {
             options,
             codec: PlanCodec::default(),
@@ -90,6 +100,13 @@ impl ClusterEngine {
             workers,
             runs: AtomicU64::new(1),
         })
+    }
+
+    /// The job has ended: workers are told so, and nothing can be run any more. Those of an engine that is dropped without
+    /// this go on looking for a driver.
+    pub async fn send_home(&self) {
+        // A shell that has stopped has nobody to tell.
+        drop(self.send(Command::SendHome).await);
     }
 
     /// The stages that `plan` is cut into, for people.

@@ -4,6 +4,8 @@
 //! into messages, fetches and arrivals. Nothing in it waits but the loop at its top.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::Ipv6Addr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +18,12 @@ use trireme_batch_schedule::{
     Schedule, StageId, StageOutputs, StageSpec, TaskId, WorkerId,
 };
 use trireme_exchange::control::{self, ConnectionId, ControlEvent, SendError, WorkerLink};
+use trireme_exchange::http::WorkerLost;
 use trireme_exchange::wire::driver_message::Body as ToWorker;
 use trireme_exchange::wire::worker_message::Body as FromWorker;
 use trireme_exchange::wire::{
-    CancelTask, Drain, FailureKind, Heartbeat, Hello, Launch, Plan, ReleaseRun, Shutdown, TaskFailed, TaskFinished,
-    Welcome,
+    CancelTask, Drain, FailureKind, Heartbeat, Hello, Launch, Plan, Refused, ReleaseRun, Shutdown, TaskFailed,
+    TaskFinished, Welcome,
 };
 use trireme_spec::ids;
 use trireme_spec::problem::{ErrorCode, Problem};
@@ -30,7 +33,7 @@ use super::super::stages::PlannedStage;
 use super::super::task::{MapOutput, StageInput, StageOrder, TaskOrder, TaskReport};
 use super::fetch::{Fetcher, Spool};
 use super::rows::Arrival;
-use super::{ClusterOptions, RunFacts};
+use super::{ClusterInputs, ClusterOptions, RunFacts};
 use crate::engine::PlanCounters;
 use crate::problems::told;
 
@@ -53,6 +56,8 @@ pub enum Command {
         task: TaskId,
         outcome: Result<Spool, DataFusionError>,
     },
+    /// The job has ended: nobody needs the workers any more.
+    SendHome,
 }
 
 /// A run to be started.
@@ -78,10 +83,21 @@ pub struct Shell {
     connections: HashMap<ConnectionId, WorkerId>,
     gone: Vec<WorkerReport>,
     next_worker: u64,
+    /// By the name that whoever runs the workers calls them by: all that have ever attached, as many as processes were
+    /// started in the life of this driver.
+    names: HashMap<String, Standing>,
     runs: HashMap<RunId, Run>,
     report: Arc<Mutex<Vec<WorkerReport>>>,
     commands: mpsc::WeakSender<Command>,
     fetcher: Arc<Fetcher>,
+}
+
+/// Whether workers of a name may attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Welcome,
+    /// Whoever runs them says that it is gone; what still bears the name is a remnant.
+    Gone,
 }
 
 struct Worker {
@@ -137,6 +153,7 @@ impl Shell {
             connections: HashMap::new(),
             gone: Vec::new(),
             next_worker: 1,
+            names: HashMap::new(),
             runs: HashMap::new(),
             report,
             commands,
@@ -144,16 +161,21 @@ impl Shell {
         }
     }
 
-    /// Runs until nobody can give commands any more; then sends the workers home.
-    pub async fn run(mut self, mut events: mpsc::Receiver<ControlEvent>, mut commands: mpsc::Receiver<Command>) {
+    /// Runs until the workers are sent home, or nobody can give commands any more: then their streams just end, and they
+    /// look for the driver that follows this one.
+    pub async fn run(mut self, inputs: ClusterInputs, mut commands: mpsc::Receiver<Command>) {
+        let ClusterInputs { mut events, mut losses } = inputs;
         let mut ticks = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                command = commands.recv() => match command {
-                    Some(command) => self.on_command(command),
-                    None => break,
-                },
+                command = commands.recv() => {
+                    let Some(command) = command else { return };
+                    if self.on_command(command).is_break() {
+                        return;
+                    }
+                }
                 Some(event) = events.recv() => self.on_control(event),
+                Some(lost) = losses.recv() => self.on_loss(lost),
                 _ = ticks.tick() => {
                     self.step(Event::Tick);
                     self.tell_drains();
@@ -161,16 +183,9 @@ impl Shell {
             }
             self.publish();
         }
-        for worker in self.workers.values() {
-            let goodbye = Shutdown {
-                reason: "the job has ended".to_owned(),
-            };
-            // A worker that is gone needs no goodbye.
-            drop(worker.link.send(ToWorker::Shutdown(goodbye)));
-        }
     }
 
-    fn on_command(&mut self, command: Command) {
+    fn on_command(&mut self, command: Command) -> ControlFlow<()> {
         match command {
             Command::Submit(submission) => self.submit(submission),
             Command::Cancel { run } => self.step(Event::RunCancelled { run }),
@@ -180,6 +195,21 @@ impl Shell {
                 task,
                 outcome,
             } => self.fetched(run, partition, task, outcome),
+            Command::SendHome => {
+                self.send_home();
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn send_home(&self) {
+        for worker in self.workers.values() {
+            let goodbye = Shutdown {
+                reason: "the job has ended".to_owned(),
+            };
+            // A worker that is gone needs no goodbye.
+            drop(worker.link.send(ToWorker::Shutdown(goodbye)));
         }
     }
 
@@ -268,14 +298,17 @@ impl Shell {
     }
 
     fn attach(&mut self, connection: ConnectionId, hello: Hello, instance: &str, link: WorkerLink) {
-        let Some((host, port)) = hello
-            .data_address
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse::<u16>().ok()?)))
-        else {
+        let Some((host, port)) = host_and_port(&hello.data_address) else {
             link.close(format!("{:?} is no address of the form host:port", hello.data_address));
             return;
         };
+        if self.names.get(&hello.worker_name) == Some(&Standing::Gone) {
+            tracing::warn!(name = %hello.worker_name, instance, pid = hello.pid, "refused a worker that was declared gone");
+            let reason = format!("worker {} was declared gone", hello.worker_name);
+            // The stream ends with its only link, once this is sent.
+            drop(link.send(ToWorker::Refused(Refused { reason, fatal: true })));
+            return;
+        }
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
         let welcome = Welcome {
@@ -289,6 +322,7 @@ impl Shell {
         }
         tracing::info!(%worker, name = %hello.worker_name, instance, pid = hello.pid, slots = hello.slots, "worker joined");
         self.connections.insert(connection, worker);
+        self.names.insert(hello.worker_name.clone(), Standing::Welcome);
         let slots = hello.slots.max(1);
         self.workers.insert(
             worker,
@@ -415,6 +449,23 @@ impl Shell {
         // Before the scheduler's fence, which would call it lost whatever the cause.
         self.forget(worker, state);
         self.step(Event::WorkerClosed { worker, cause });
+    }
+
+    /// Whoever runs the workers says that one is gone. What it has not said for itself by now, it never will.
+    fn on_loss(&mut self, lost: WorkerLost) {
+        let WorkerLost { name, known } = lost;
+        let standing = self.names.get_mut(&name);
+        // Who asked may not wait for the answer.
+        let _ = known.send(standing.is_some());
+        let Some(standing) = standing else { return };
+        *standing = Standing::Gone;
+        let named = self.workers.iter().filter(|(_, worker)| worker.name == name);
+        for worker in named.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.step(Event::WorkerClosed {
+                worker,
+                cause: CloseCause::Gone,
+            });
+        }
     }
 
     fn step(&mut self, event: Event) {
@@ -714,6 +765,18 @@ impl Worker {
     }
 }
 
+/// The host as it stands in a URI, where a literal of IPv6 is in brackets, and the port.
+fn host_and_port(address: &str) -> Option<(String, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let bare = host.trim_matches(['[', ']']);
+    match bare.parse::<Ipv6Addr>() {
+        Ok(_) => Some((format!("[{bare}]"), port)),
+        Err(_) if bare.is_empty() || bare.contains([':', '[', ']']) => None,
+        Err(_) => Some((bare.to_owned(), port)),
+    }
+}
+
 /// A task that names more inputs than fit into a message.
 fn too_large(bytes: usize, bytes_max: usize) -> Failure {
     let text = format!("to name a task's inputs takes a message of {bytes} bytes, more than the limit of {bytes_max}");
@@ -738,5 +801,29 @@ fn run_problem(error: &RunError) -> Problem {
         RunError::NoWorkers { .. } => Problem::new(ErrorCode::LimitNoExecutors, error.to_string())
             .remedy("look at why no executor starts: quota, image, or nodes"),
         RunError::Cancelled => Problem::new(ErrorCode::Cancelled, "the query was cancelled"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for (address, host) in [
+            ("10.0.0.7:7071", Some("10.0.0.7")),
+            ("worker-1.revenue:7071", Some("worker-1.revenue")),
+            ("[fd00::7]:7071", Some("[fd00::7]")),
+            // What a worker says that puts no brackets.
+            ("fd00::7:7071", Some("[fd00::7]")),
+            ("[::ffff:10.0.0.7]:7071", Some("[::ffff:10.0.0.7]")),
+            (":7071", None),
+            ("10.0.0.7", None),
+            ("10.0.0.7:port", None),
+            ("a:b:7071", None),
+        ] {
+            let found = host_and_port(address);
+            assert_eq!(found, host.map(|host| (host.to_owned(), 7071)), "{address}");
+        }
     }
 }
