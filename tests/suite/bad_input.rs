@@ -60,7 +60,7 @@ fn manifests() {
         (
             job("executors:\n  min: 3\n  max: 2"),
             "MANIFEST-RULE",
-            &["spec.executors", "max is 2"],
+            &["spec.executors", "max must be at least min"],
         ),
         (job("suspend: yes"), "MANIFEST-AMBIGUOUS-VALUE", &["true"]),
         (
