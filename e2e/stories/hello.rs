@@ -32,7 +32,8 @@ async fn hello_world_by_kubectl() {
         let made = writes.iter().filter(|write| write.code == 201).count();
         let status = writes.iter().filter(|write| write.subresource == "status").count();
         assert!(made <= 6, "{made} objects were made: {writes:#?}");
-        assert!(status <= 4, "{status} writes of the status: {writes:#?}");
+        // Three or four on a quiet cluster; on a busy one, what is usually seen together comes apart.
+        assert!(status <= 6, "{status} writes of the status: {writes:#?}");
         println!(
             "hello world: {made} objects, {status} writes of the status, {} writes in all",
             writes.len()
