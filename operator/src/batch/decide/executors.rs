@@ -30,7 +30,7 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Times
     take_up_unknown(seen, plan);
     let sent_home = settle(job, seen, wanted, now, plan);
     end_settled(seen, plan);
-    let alive: BTreeSet<u32> = {
+    let mut alive: BTreeSet<u32> = {
         let executors = &plan.status.executors;
         let alive = |number: &u32| seen.executors.get(number).is_some_and(|pod| pod.state.is_alive());
         executors
@@ -41,15 +41,15 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Times
             .filter(|number| !executors.leaving.0.contains(number) && alive(number))
             .collect()
     };
+    let too_many = alive.len().saturating_sub(wanted as usize);
+    for number in victims(seen, &alive, too_many) {
+        alive.remove(&number);
+        plan.status.executors.leaving.0.insert(number);
+    }
     count_ready(seen, &alive, plan);
     let there = u32::try_from(alive.len()).unwrap_or(u32::MAX);
-    if there < wanted {
-        if may_make && !sent_home {
-            make(job, wanted - there, now, plan);
-        }
-    } else {
-        let too_many = alive.len().saturating_sub(wanted as usize);
-        plan.status.executors.leaving.0.extend(victims(seen, &alive, too_many));
+    if there < wanted && may_make && !sent_home {
+        make(job, wanted - there, now, plan);
     }
     end_leaving(seen, plan);
     let executors = &mut plan.status.executors;
@@ -70,6 +70,7 @@ pub fn release(seen: &Seen, plan: &mut Plan) {
     executors.retry_time = None;
     executors.summary = Some("0/0".to_owned());
     end_leaving(seen, plan);
+    end_settled(seen, plan);
 }
 
 /// Those that were made just before a crash, and not written down.
@@ -212,7 +213,7 @@ fn end_leaving(seen: &Seen, plan: &mut Plan) {
     plan.end.extend(pods.filter(|pod| pod.state.is_alive()).map(end_order));
 }
 
-/// One that was settled while it lived, which only a status that went back in time can bring about.
+/// One that lives though it was settled: its making was given up and done all the same, or a status went back in time.
 fn end_settled(seen: &Seen, plan: &mut Plan) {
     let open = &plan.status.executors.open;
     let settled = seen

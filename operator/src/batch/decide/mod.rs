@@ -285,7 +285,9 @@ fn release(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
 }
 
 fn end_all(seen: &Seen, plan: &mut Plan) {
-    let pods = seen.drivers.values().chain(seen.executors.values());
+    // Of another run too: a request to make one may be done long after it was given up.
+    let ours = seen.drivers.values().chain(seen.executors.values());
+    let pods = ours.chain(&seen.strangers);
     plan.end.extend(pods.filter(|pod| pod.state.is_alive()).map(end_order));
 }
 
