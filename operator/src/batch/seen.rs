@@ -192,7 +192,13 @@ fn end(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
     }
     /// What a shell reports for a process that a signal ended: 128 and the signal.
     const SIGNALLED: std::ops::RangeInclusive<i32> = 129..=159;
-    let evicted = reason_of(pod).filter(|_| is_failed(pod));
+    // Whatever a process does that was told to end, it was told to.
+    let told = pod
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map(|_| "the pod was deleted".to_owned());
+    let evicted = reason_of(pod).filter(|_| is_failed(pod)).or(told);
     match terminated.exit_code {
         0 => End::Succeeded,
         // SIGKILL and SIGTERM come from outside; SIGSEGV, SIGABRT and the like are the process's own doing.
