@@ -18,7 +18,11 @@ pub fn accept(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
 /// A run that is under way.
 pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, plan: &mut Plan) {
     let status = &mut plan.status;
-    let works = matches!(driver, Driver::Alive { ready: true, .. }) || reports_work(seen, status.driver.attempt);
+    let works = match driver {
+        Driver::Alive { ready, trouble: None } => *ready || reports_work(seen, status.driver.attempt),
+        // What one said that is gone says nothing about the next.
+        Driver::Alive { .. } | Driver::Missing | Driver::Waits | Driver::Over(_) => false,
+    };
     status.state = Some(match works {
         true => JobState::Running,
         // It does not go back to waiting: that a driver is replaced is told by Progressing.
