@@ -51,6 +51,7 @@ pub fn pod(job: &ValidJob, settings: &Settings, order: &PodOrder) -> Pod {
 }
 
 /// A merge replaces single values and adds to lists: what was in a list is still there, what was a single value may not be.
+/// To Kubernetes all tolerations are one value.
 fn put_back(pod: &mut Pod, built: Pod) {
     let ours = built.metadata.labels.into_iter().flatten();
     pod.metadata.labels.get_or_insert_default().extend(ours);
@@ -60,6 +61,15 @@ fn put_back(pod: &mut Pod, built: Pod) {
     spec.restart_policy = built.restart_policy;
     spec.automount_service_account_token = built.automount_service_account_token;
     spec.enable_service_links = built.enable_service_links;
+    let tolerations = spec.tolerations.get_or_insert_default();
+    for ours in built.tolerations.into_iter().flatten() {
+        if !tolerations
+            .iter()
+            .any(|theirs| theirs.key == ours.key && theirs.effect == ours.effect)
+        {
+            tolerations.push(ours);
+        }
+    }
     let containers = spec
         .containers
         .iter_mut()
