@@ -1,1 +1,517 @@
+//! Decisions as people see them: one snapshot with a case for each reason that a condition or an event may have, and laws
+//! that hold for all of them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use insta::assert_yaml_snapshot;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use trireme_spec::ids::{Generation, JobName};
+use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::report::{JobReport, Phase, ResultReport};
+
+use super::super::seen::{End, LastWords, PodSeen, PodState, Seen, Trouble};
+use super::super::validate::{ValidJob, validate};
+use super::{Plan, PodOrder, decide, refuse, reject};
+use crate::api::batch_job::BatchJob;
+use crate::api::condition::{Condition, ConditionType, Reason};
+use crate::api::status::{BatchJobStatus, JobState};
+use crate::names::{self, PodRole};
+
+fn at(seconds: i64) -> Timestamp {
+    "2026-11-26T12:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
+}
+
+fn object(spec: Value) -> BatchJob {
+    let mut all = json!({ "sql": "SELECT 1", "executors": { "min": 2 } });
+    for (name, value) in spec.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "trireme.dev/v1alpha1",
+        "kind": "BatchJob",
+        "metadata": { "name": "revenue", "namespace": "sales", "uid": "7d0c", "generation": 3 },
+        "spec": all,
+    }))
+    .unwrap()
+}
+
+fn job(spec: Value) -> ValidJob {
+    validate(&object(spec)).unwrap()
+}
+
+/// What a job comes to: facts by and by, each decision on the status that the one before has written.
+#[derive(Clone)]
+struct Story {
+    job: ValidJob,
+    seen: Seen,
+    status: BatchJobStatus,
+    now: i64,
+    plan: Plan,
+}
+
+impl Story {
+    /// A new job, and what was made for it.
+    fn begin(spec: Value) -> Story {
+        let (job, seen) = (job(spec), Seen::default());
+        let plan = decide(&job, &BatchJobStatus::default(), &seen, at(0));
+        let status = plan.status.clone();
+        let now = 0;
+        Story {
+            job,
+            seen,
+            status,
+            now,
+            plan,
+        }
+    }
+
+    /// One whose driver and executors run.
+    fn running(spec: Value) -> Story {
+        let mut story = Story::begin(spec);
+        story.driver(1, PodState::Running { ready: true });
+        for number in story.status.executors.open.0.clone() {
+            story.executor(number, PodState::Running { ready: true });
+        }
+        story.says(1, report(Phase::Running));
+        story.decide(5)
+    }
+
+    fn driver(&mut self, attempt: u32, state: PodState) {
+        self.seen.drivers.insert(attempt, pod(PodRole::Driver, attempt, state));
+    }
+
+    fn executor(&mut self, number: u32, state: PodState) {
+        self.seen
+            .executors
+            .insert(number, pod(PodRole::Executor, number, state));
+    }
+
+    fn says(&mut self, attempt: u32, report: JobReport) {
+        self.seen.report = Some((attempt, report));
+    }
+
+    fn decide(mut self, now: i64) -> Story {
+        self.now = now;
+        self.plan = decide(&self.job, &self.status, &self.seen, at(now));
+        self.status = self.plan.status.clone();
+        self
+    }
+
+    fn driver_is(spec: Value, state: PodState) -> Story {
+        let mut story = Story::running(spec);
+        story.driver(1, state);
+        story.decide(60)
+    }
+
+    fn executor_is(state: PodState) -> Story {
+        let mut story = Story::running(json!({}));
+        story.executor(2, state);
+        story.decide(60)
+    }
+
+    fn refused(spec: Value, quota: bool) -> Story {
+        let mut story = Story::begin(spec);
+        let driver = story.plan.make[0].clone();
+        let message = "exceeded quota: pods".to_owned();
+        refuse(&story.job, &mut story.plan, &[(driver, quota, message)], at(0));
+        story.status = story.plan.status.clone();
+        story
+    }
+}
+
+fn pod(role: PodRole, number: u32, state: PodState) -> PodSeen {
+    let name = names::pod("revenue", role, number);
+    PodSeen {
+        uid: format!("uid of {name}"),
+        name,
+        created: Some(at(0)),
+        ended: None,
+        state,
+    }
+}
+
+fn report(phase: Phase) -> JobReport {
+    let mut report = JobReport::starting(JobName::new("revenue").unwrap(), Generation(1), 3);
+    report.phase = phase;
+    report.statements_done = 1;
+    report
+}
+
+fn reported(phase: Phase) -> PodState {
+    let mut report = report(phase);
+    match phase {
+        Phase::Succeeded => report.statements_done = 3,
+        Phase::Failed => report.last_error = Some(Problem::new(ErrorCode::SqlExecution, "division by zero")),
+        _ => {}
+    }
+    PodState::Ended(End::Reported(Box::new(report)))
+}
+
+fn crashed() -> PodState {
+    PodState::Ended(End::Crashed {
+        code: 101,
+        last_words: LastWords::Log("thread 'main' panicked at shell.rs:7".to_owned()),
+    })
+}
+
+fn leaving() -> PodState {
+    PodState::Leaving {
+        why: "EvictionByEvictionAPI".to_owned(),
+    }
+}
+
+fn lost() -> PodState {
+    PodState::Ended(End::Lost {
+        why: "Evicted: low on memory".to_owned(),
+    })
+}
+
+fn waits(reason: Reason, message: &str) -> PodState {
+    let message = message.to_owned();
+    PodState::Waiting(Some(Trouble { reason, message }))
+}
+
+/// One for each thing that may befall a job.
+fn cases() -> BTreeMap<&'static str, Story> {
+    let mut cases = BTreeMap::new();
+    let mut put = |name, story| assert!(cases.insert(name, story).is_none(), "{name}");
+    put("a new job", Story::begin(json!({})));
+    put("a job that runs", Story::running(json!({})));
+
+    let mut no_executors = Story::begin(json!({}));
+    no_executors.driver(1, PodState::Running { ready: true });
+    put("a driver without executors", no_executors.decide(5));
+    let no_image = || waits(Reason::ImagePullFailed, "Back-off pulling image");
+    put("a driver without an image", Story::driver_is(json!({}), no_image()));
+    let no_start = waits(Reason::ContainerFailed, "secret \"bucket\" not found");
+    put("a driver that cannot start", Story::driver_is(json!({}), no_start));
+    let no_node = waits(Reason::Unschedulable, "0/3 nodes are available");
+    put("a driver without a machine", Story::driver_is(json!({}), no_node));
+    let mut no_executors = Story::begin(json!({}));
+    no_executors.driver(1, PodState::Running { ready: true });
+    no_executors.executor(1, no_image());
+    no_executors.executor(2, no_image());
+    put("executors without an image", no_executors.decide(5));
+
+    put("a driver evicted", Story::driver_is(json!({}), leaving()));
+    put("a driver lost", Story::driver_is(json!({}), lost()));
+    let mut gone = Story::running(json!({}));
+    gone.seen.drivers.clear();
+    put("a driver gone", gone.decide(60));
+    put(
+        "a driver told to end",
+        Story::driver_is(json!({}), reported(Phase::Cancelled)),
+    );
+    put(
+        "a driver lost once too often",
+        Story::driver_is(json!({ "retries": { "infrastructure": 0 } }), lost()),
+    );
+    put("a driver crashed", Story::driver_is(json!({}), crashed()));
+    put(
+        "a driver crashed, and its wait is over",
+        Story::driver_is(json!({}), crashed()).decide(62),
+    );
+    put(
+        "a driver crashed once too often",
+        Story::driver_is(json!({ "retries": { "application": 0 } }), crashed()),
+    );
+    let out_of_memory = || PodState::Ended(End::OutOfMemory);
+    put("a driver out of memory", Story::driver_is(json!({}), out_of_memory()));
+
+    put("an executor evicted", Story::executor_is(leaving()));
+    put("an executor lost", Story::executor_is(lost()));
+    put("an executor crashed", Story::executor_is(crashed()));
+    put("an executor out of memory", Story::executor_is(out_of_memory()));
+
+    put("a quota", Story::refused(json!({}), true));
+    put("a policy", Story::refused(json!({}), false));
+    put(
+        "a quota once too often",
+        Story::refused(json!({ "retries": { "scheduling": 0 } }), true),
+    );
+
+    put("done", Story::driver_is(json!({}), reported(Phase::Succeeded)));
+    put("failed", Story::driver_is(json!({}), reported(Phase::Failed)));
+    put(
+        "done, and its time is over",
+        Story::driver_is(json!({ "ttlSecondsAfterFinished": 30 }), reported(Phase::Succeeded)).decide(91),
+    );
+    let mut smaller = Story::running(json!({ "executors": { "min": 4 } }));
+    smaller.job.spec.executors.min = 2;
+    put("scaled down", smaller.decide(60));
+    let mut larger = Story::running(json!({}));
+    larger.job.spec.executors.min = 4;
+    put("scaled up", larger.decide(60));
+    put(
+        "a deadline",
+        Story::running(json!({ "activeDeadlineSeconds": 60 })).decide(60),
+    );
+
+    let mut suspended = Story::running(json!({}));
+    suspended.job.spec.suspend = true;
+    put("suspended", suspended.clone().decide(60));
+    suspended.seen = Seen::default();
+    put("suspended, and all pods are gone", suspended.decide(60));
+
+    let mut again = Story::running(json!({}));
+    let old = std::mem::take(&mut again.seen);
+    again.seen.strangers = old.drivers.into_values().chain(old.executors.into_values()).collect();
+    again.job.run = "7d0c-2".to_owned();
+    put("run again", again.decide(60));
+    cases
+}
+
+/// A decision as people see it.
+fn told(story: &Story) -> Value {
+    let Plan {
+        make,
+        status,
+        end,
+        remove,
+        notes,
+        next,
+    } = &story.plan;
+    let retries = &status.retries;
+    let condition = |condition: &Condition| {
+        let Condition {
+            kind,
+            status,
+            reason,
+            message,
+            ..
+        } = condition;
+        format!("{kind:?} {status:?} {reason}: {message}")
+            .trim_end_matches([' ', ':'])
+            .to_owned()
+    };
+    let order = |order: &PodOrder| format!("{} {} of {}", order.role.as_str(), order.number, order.memory);
+    json!({
+        "make": make.iter().map(order).collect::<Vec<_>>(),
+        "end": end.iter().map(|order| &order.name).collect::<Vec<_>>(),
+        "remove": remove,
+        "state": status.state,
+        "conditions": status.conditions.iter().map(condition).collect::<Vec<_>>(),
+        "driver": format!("attempt {}, {} charged", status.driver.attempt, status.driver.charged),
+        "retries": format!(
+            "application {}, infrastructure {}, scheduling {}, out of memory {}",
+            retries.application, retries.infrastructure, retries.scheduling, retries.out_of_memory
+        ),
+        "executors": status.executors,
+        "last error": status.last_error,
+        "events": notes
+            .iter()
+            .map(|note| format!("{} {}: {}", if note.warning { "Warning" } else { "Normal" }, note.reason.as_str(), note.message))
+            .collect::<Vec<_>>(),
+        "next": next.map(|next| format!("{:#}", next.duration_since(at(story.now)))),
+    })
+}
+
+#[test]
+fn what_is_decided() {
+    let told: BTreeMap<_, _> = cases().iter().map(|(name, story)| (*name, told(story))).collect();
+    assert_yaml_snapshot!(told);
+}
+
+#[test]
+fn each_reason_has_a_case() {
+    let mut given = BTreeSet::new();
+    for story in cases().values() {
+        given.extend(story.status.conditions.iter().map(|condition| condition.reason.clone()));
+        given.extend(story.plan.notes.iter().map(|note| note.reason.as_str().to_owned()));
+    }
+    // Of objects that are not run: told by the visit, and provoked in its own tests.
+    let elsewhere = [Reason::InvalidSpec, Reason::UnreadableObject, Reason::SqlNotFound];
+    for reason in Reason::ALL.iter().filter(|reason| !elsewhere.contains(reason)) {
+        assert!(given.contains(reason.as_str()), "{reason:?} has no case");
+    }
+}
+
+#[test]
+fn the_same_facts_order_the_same() {
+    for (name, story) in cases() {
+        // What was ordered to be made would be there the next time.
+        if !story.plan.make.is_empty() {
+            continue;
+        }
+        let again = decide(&story.job, &story.status, &story.seen, at(story.now));
+        assert_eq!(again.status, story.status, "{name}");
+        assert!(again.notes.is_empty(), "{name}: is told twice");
+        let refused = story.status.retries.scheduling > 0;
+        assert!(again.make.is_empty() || refused, "{name}: makes {:?}", again.make);
+    }
+}
+
+#[test]
+fn no_decision_asks_for_another_at_once() {
+    for (name, story) in cases() {
+        assert!(story.plan.next.is_none_or(|next| next > at(story.now)), "{name}");
+    }
+}
+
+#[test]
+fn a_number_that_was_refused_is_free() {
+    let story = Story::refused(json!({}), true);
+    assert_eq!((story.status.driver.attempt, story.status.executors.highest), (0, 0));
+    assert!(story.status.executors.open.is_empty());
+    let early = story.clone().decide(0);
+    assert!(early.plan.make.is_empty(), "it waits");
+    let again = story.decide(1);
+    assert_eq!(
+        (again.plan.make[0].role, again.plan.make[0].number),
+        (PodRole::Driver, 1)
+    );
+    assert_eq!(again.plan.make.len(), 3);
+}
+
+#[test]
+fn executors_that_are_refused_are_tried_again_later() {
+    let mut story = Story::begin(json!({}));
+    let executor = story.plan.make[2].clone();
+    let message = "exceeded quota: pods".to_owned();
+    refuse(&story.job, &mut story.plan, &[(executor, true, message)], at(0));
+    story.status = story.plan.status.clone();
+    assert_eq!(story.status.executors.open.to_string(), "1");
+    story.driver(1, PodState::Running { ready: true });
+    story.executor(1, PodState::Waiting(None));
+    let early = story.clone().decide(0);
+    assert!(early.plan.make.is_empty());
+    let numbers = |plan: &Plan| plan.make.iter().map(|order| order.number).collect::<Vec<_>>();
+    assert_eq!(numbers(&story.decide(2).plan), [3]);
+}
+
+#[test]
+fn the_word_of_a_driver_that_was_replaced_counts_if_it_is_a_good_one() {
+    for (phase, state) in [
+        (Phase::Succeeded, JobState::Complete),
+        (Phase::Failed, JobState::Running),
+        (Phase::Cancelled, JobState::Running),
+    ] {
+        let mut story = Story::driver_is(json!({}), leaving());
+        story.driver(2, PodState::Running { ready: true });
+        story.driver(1, reported(phase));
+        let story = story.decide(70);
+        assert_eq!(story.status.state, Some(state), "{phase:?}");
+        assert_eq!(story.status.retries.infrastructure, 1, "{phase:?}");
+    }
+}
+
+#[test]
+fn a_driver_that_has_said_that_it_is_done_is_believed_when_it_is_gone() {
+    let mut story = Story::running(json!({}));
+    let mut done = report(Phase::Succeeded);
+    done.statements_done = 3;
+    done.result = Some(ResultReport {
+        preview: "| 1 |".to_owned(),
+        rows: 1,
+        truncated: false,
+        location: None,
+    });
+    story.says(1, done);
+    let waits = story.clone().decide(60);
+    assert_eq!(waits.status.state, Some(JobState::Running), "its pod ends in a moment");
+    assert!(waits.plan.make.is_empty() && waits.plan.end.is_empty());
+    story.driver(1, lost());
+    let story = story.decide(60);
+    assert_eq!(story.status.state, Some(JobState::Complete));
+    assert_eq!(story.status.result.unwrap().preview, "| 1 |");
+}
+
+#[test]
+fn a_healthy_driver_wipes_the_slate() {
+    let mut story = Story::driver_is(json!({ "retries": { "resetAfter": "10m" } }), crashed()).decide(62);
+    assert_eq!((story.status.retries.application, story.status.driver.attempt), (1, 2));
+    story.driver(2, crashed());
+    let soon = story.clone().decide(62 + 599);
+    assert_eq!(soon.status.retries.application, 2);
+    assert_eq!(story.decide(62 + 600).status.retries.application, 1);
+}
+
+#[test]
+fn a_job_that_waits_for_nothing_does_not_wait() {
+    let mut story = Story::driver_is(json!({}), crashed());
+    assert!(story.status.retries.retry_time.is_some());
+    // Made by an operator that died before it wrote it down.
+    story.driver(2, PodState::Waiting(None));
+    let story = story.decide(90);
+    assert_eq!(
+        (story.status.driver.attempt, story.status.retries.retry_time),
+        (2, None)
+    );
+    assert_eq!(story.status.retries.application, 1, "charged once");
+}
+
+#[test]
+fn progress_is_written_every_fifteen_seconds() {
+    let mut story = Story::running(json!({}));
+    assert_eq!(story.status.progress.as_deref(), Some("1/3 statements"));
+    let mut more = report(Phase::Running);
+    more.statements_done = 2;
+    story.says(1, more);
+    let early = story.clone().decide(19);
+    assert_eq!(early.status, story.status);
+    assert_eq!(early.plan.next, Some(at(20)));
+    assert_eq!(story.decide(20).status.progress.as_deref(), Some("2/3 statements"));
+}
+
+#[test]
+fn who_does_least_leaves_first() {
+    let mut story = Story::running(json!({ "executors": { "min": 4 } }));
+    story.executor(2, PodState::Running { ready: false });
+    story.job.spec.executors.min = 2;
+    let story = story.decide(60);
+    assert_eq!(story.status.executors.leaving.to_string(), "2,4");
+    assert_eq!(story.plan.end.len(), 2);
+    assert_eq!((story.status.executors.ready, story.status.executors.lost), (2, 0));
+}
+
+#[test]
+fn executors_that_end_too_fast_are_waited_for() {
+    let mut story = Story::running(json!({}));
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let open = story.status.executors.open.0.clone();
+        let last = *open.last().unwrap();
+        story.executor(last, crashed());
+        story = story.decide(60);
+        let wait = story
+            .status
+            .executors
+            .retry_time
+            .map(|time| time.duration_since(at(60)).as_secs());
+        waits.push(wait.unwrap_or_default());
+        // Time goes on, and the next one is made.
+        if story.plan.make.is_empty() {
+            story.status.executors.retry_time = None;
+            story = story.decide(60);
+        }
+    }
+    assert_eq!(waits, [0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16]);
+    assert_eq!(story.status.executors.crashed, 12);
+}
+
+#[test]
+fn what_cannot_be_run_says_so_and_what_runs_goes_on() {
+    let new = object(json!({}));
+    let (status, notes) = reject(
+        &new,
+        &BatchJobStatus::default(),
+        Reason::InvalidSpec,
+        "spec.sql: empty",
+        at(0),
+    );
+    assert_eq!(notes[0].reason, Reason::InvalidSpec);
+    let reason = |status: &BatchJobStatus, kind: ConditionType| {
+        let condition = status.conditions.iter().find(|condition| condition.kind == kind);
+        condition.unwrap().reason.clone()
+    };
+    assert_eq!(reason(&status, ConditionType::Accepted), "InvalidSpec");
+    assert_eq!((status.observed_generation, status.run), (Some(3), None));
+    let before = Story::running(json!({})).status;
+    let (status, _) = reject(&new, &before, Reason::InvalidSpec, "spec.sql: empty", at(60));
+    assert_eq!(status.state, Some(JobState::Running));
+    assert_eq!(
+        reason(&status, ConditionType::Progressing),
+        reason(&before, ConditionType::Progressing)
+    );
+}
