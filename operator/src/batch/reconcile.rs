@@ -237,7 +237,7 @@ async fn carry_out(cluster: &dyn Cluster, settings: &Settings, look: Box<Look>) 
     cluster.publish(object, &plan.notes).await;
     ended.into_iter().collect::<Result<(), Failure>>()?;
     if plan.remove {
-        cluster.delete_job(&key, &look.job.uid).await?;
+        cluster.delete_job(object).await?;
     }
     follow(cluster, &look).await?;
     Ok(look.plan.next)

@@ -244,22 +244,18 @@ impl Cluster for Kubernetes {
             .map(drop)
     }
 
-    async fn delete_job(&self, key: &JobKey, uid: &str) -> Result<(), Failure> {
-        let api: Api<AnyBatchJob> = self.api(&key.namespace);
+    async fn delete_job(&self, job: &BatchJob) -> Result<(), Failure> {
+        let api: Api<AnyBatchJob> = self.api(&job.namespace().unwrap_or_default());
+        let name = job.name_any();
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: Some(uid.to_owned()),
-                resource_version: None,
+                uid: job.metadata.uid.clone(),
+                resource_version: job.metadata.resource_version.clone(),
             }),
             propagation_policy: Some(PropagationPolicy::Background),
             ..DeleteParams::default()
         };
-        match within(
-            format!("delete BatchJob {}", key.name),
-            api.delete(&key.name, &parameters),
-        )
-        .await
-        {
+        match within(format!("delete BatchJob {name}"), api.delete(&name, &parameters)).await {
             Ok(_) | Err(Failure::NotFound { .. } | Failure::Conflict { .. }) => Ok(()),
             Err(failure) => Err(failure),
         }

@@ -94,8 +94,8 @@ pub trait Cluster: Send + Sync {
     async fn write_status(&self, job: &BatchJob, status: &BatchJobStatus) -> Result<(), Failure>;
     /// Says that an object cannot be read.
     async fn write_unreadable(&self, object: &InvalidObject) -> Result<(), Failure>;
-    /// That very job.
-    async fn delete_job(&self, key: &JobKey, uid: &str) -> Result<(), Failure>;
+    /// That very job, as it was read: if it was changed since, perhaps to run again, it stays, and that is no failure.
+    async fn delete_job(&self, job: &BatchJob) -> Result<(), Failure>;
     /// Events are lost rather than waited for.
     async fn publish(&self, job: &BatchJob, notes: &[Note]);
 

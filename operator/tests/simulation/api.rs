@@ -147,11 +147,13 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn remove_job(&mut self, origin: Origin, name: &str, uid: &str) -> Result<(), Failure> {
-        let Some(job) = self.store.jobs.get(name) else {
-            return Ok(());
+    pub(crate) fn remove_job(&mut self, origin: Origin, of: &BatchJob) -> Result<(), Failure> {
+        let name = of.metadata.name.as_deref().unwrap_or_default();
+        let same = |job: &&BatchJob| {
+            let asked = &of.metadata.resource_version;
+            job.metadata.uid == of.metadata.uid && (asked.is_none() || job.metadata.resource_version == *asked)
         };
-        if job.metadata.uid.as_deref() != Some(uid) {
+        if self.store.jobs.get(name).filter(same).is_none() {
             return Ok(());
         }
         self.say(|| format!("operator {} deletes {name}", origin.process));

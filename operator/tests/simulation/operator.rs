@@ -547,12 +547,10 @@ impl Cluster for Process {
         panic!("every object can be read: {object}");
     }
 
-    async fn delete_job(&self, key: &JobKey, uid: &str) -> Result<(), Failure> {
-        let (name, uid) = (key.name.clone(), uid.to_owned());
-        self.write("delete BatchJob", move |world, origin| {
-            world.remove_job(origin, &name, &uid)
-        })
-        .await
+    async fn delete_job(&self, job: &BatchJob) -> Result<(), Failure> {
+        let job = job.clone();
+        self.write("delete BatchJob", move |world, origin| world.remove_job(origin, &job))
+            .await
     }
 
     async fn publish(&self, _job: &BatchJob, _notes: &[Note]) {}

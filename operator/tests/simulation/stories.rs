@@ -405,6 +405,22 @@ fn a_job_that_goes_after_its_time() {
 }
 
 #[test]
+fn run_again_when_its_time_is_over() {
+    for wait_ms in (9_900..10_100).step_by(4) {
+        for seed in 0..4 {
+            let plan = job(1, json!({ "ttlSecondsAfterFinished": 10 }));
+            let rerun = (When::In(0, JobState::Complete, wait_ms), Act::Rerun(0, 1));
+            let scenario = Scenario {
+                seed,
+                ..Scenario::story(vec![plan], vec![rerun])
+            };
+            // Either it was gone before, or it runs again and goes after that.
+            tell_once("run again when its time is over", &scenario, &nothing_is_left);
+        }
+    }
+}
+
+#[test]
 fn deleted_in_every_state() {
     let mut plan = job(2, json!({ "executors": { "min": 2 } }));
     plan.ticks = 4;
