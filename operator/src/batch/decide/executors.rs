@@ -99,8 +99,10 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
             // It is counted until it is gone, because its slots and shuffle files are.
             Some(PodState::Leaving { .. }) if ours => continue,
             Some(PodState::Ended(End::Succeeded | End::Reported(_))) if !ours => {
+                // By the clock of its machine, which may be far ahead.
                 let ended = seen.executors.get(&number).and_then(|pod| pod.ended);
-                if let Some(due) = ended.map(|ended| ended + SENT_HOME_PATIENCE).filter(|due| *due > now) {
+                let due = ended.map(|ended| ended + SENT_HOME_PATIENCE);
+                if let Some(due) = due.filter(|due| *due > now && *due <= now + SENT_HOME_PATIENCE * 2) {
                     sent_home = true;
                     plan.look_again([due].into_iter());
                     continue;

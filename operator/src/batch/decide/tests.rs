@@ -491,6 +491,22 @@ fn executors_that_end_too_fast_are_waited_for() {
 }
 
 #[test]
+fn one_that_left_by_itself_is_replaced_after_a_moment_whatever_its_clock_says() {
+    let mut story = Story::running(json!({}));
+    story.executor(2, PodState::Ended(End::Succeeded));
+    let made = |ended: i64, now: i64| {
+        let mut story = story.clone();
+        story.seen.executors.get_mut(&2).unwrap().ended = Some(at(ended));
+        let plan = story.decide(now).plan;
+        (plan.make.len(), plan.next)
+    };
+    assert_eq!(made(60, 61), (0, Some(at(62))));
+    assert_eq!(made(60, 62).0, 1);
+    assert_eq!(made(61, 60).0, 0, "a clock that is a little ahead");
+    assert_eq!(made(3_660, 60).0, 1, "a clock that is an hour ahead");
+}
+
+#[test]
 fn what_cannot_be_run_says_so_and_what_runs_goes_on() {
     let new = object(json!({}));
     let (status, notes) = reject(
