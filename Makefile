@@ -69,8 +69,9 @@ bench-recovery: build ## what the loss of a worker costs, over the TPC-H tables 
 	cargo run --locked -p trireme-tests --example recovery_time -- 3 $(DATA)
 
 .PHONY: mutations
-mutations: ## put bugs into copies of the scheduler; its simulation has to catch each of them
+mutations: ## put bugs into copies of the scheduler and the operator; their simulations have to catch each of them
 	@$(STEP) mutations engine/batch/schedule/mutations/check
+	@$(STEP) mutations-operator operator/mutations/check
 
 .PHONY: check
 check: fmt deny clippy ## formatting, dependencies, lints
