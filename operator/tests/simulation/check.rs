@@ -108,6 +108,7 @@ struct PodBooks {
     causes: BTreeSet<Cause>,
     /// Made on an order whose time was over.
     untimely: bool,
+    made_ms: i64,
 }
 
 impl Checker {
@@ -190,6 +191,7 @@ impl Checker {
                 run: run_name.clone(),
                 causes: BTreeSet::new(),
                 untimely,
+                made_ms: now_ms,
             },
         );
         let Some(job) = job else { return };
@@ -356,8 +358,17 @@ impl Checker {
         );
         let sum = |retries: &RetriesStatus| retries.application + retries.infrastructure + retries.out_of_memory;
         let reset_after = job.spec.retries.reset_after.as_millis() as i64;
-        let since = old.driver.since.or(new.driver.since);
-        let healthy = since.is_some_and(|since| milliseconds(since) + reset_after <= now_ms);
+        let made = |number: &u32| {
+            let uid = self.uid(&run, PodRole::Driver, *number)?;
+            Some(self.pods.get(uid)?.made_ms)
+        };
+        let oldest = charged
+            .iter()
+            .filter_map(made)
+            .chain(old.driver.since.map(milliseconds))
+            .min();
+        // To the second, as Kubernetes' times are.
+        let healthy = oldest.is_some_and(|oldest| oldest + reset_after <= now_ms + 1_000);
         let over = new.state.is_some_and(JobState::is_terminal);
         let suspended = new.state == Some(JobState::Suspended);
         let ends = charged.len() as i64;
@@ -381,11 +392,16 @@ impl Checker {
             new.retries,
             old.retries
         );
-        // The last one was healthy for long before anybody looked.
-        let was_healthy = old
-            .driver
-            .since
-            .is_some_and(|since| milliseconds(since) + reset_after <= origin.since_ms);
+        // The last one was healthy for long before it ended, or anybody looked.
+        let pod = self
+            .uid(&run, PodRole::Driver, old.driver.attempt)
+            .and_then(|uid| store.pod(uid));
+        let ended_ms = pod
+            .and_then(finished_ms)
+            .unwrap_or(origin.since_ms)
+            .min(origin.since_ms);
+        let since = old.driver.since.map(milliseconds);
+        let was_healthy = since.is_some_and(|since| since + reset_after <= ended_ms);
         if was_healthy && charged == [old.driver.attempt] && !over && !suspended {
             assert!(sum(&new.retries) <= 1, "charges are kept over a healthy time");
         }
@@ -596,6 +612,13 @@ impl Checker {
             }
         }
     }
+}
+
+/// When a pod's process ended, as its kubelet says.
+fn finished_ms(pod: &Pod) -> Option<i64> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let terminated = containers.first()?.state.as_ref()?.terminated.as_ref()?;
+    Some(milliseconds(terminated.finished_at.as_ref()?.0))
 }
 
 /// What the conditions say is what the state says.

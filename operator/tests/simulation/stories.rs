@@ -685,3 +685,14 @@ fn a_machine_short_of_disk() {
         }
     }
 }
+
+#[test]
+fn crashes_while_nobody_looks() {
+    let mut plan = job(2, json!({ "retries": { "application": 1, "resetAfter": "60s" } }));
+    plan.fates = (1..=3).map(|generation| (generation, (1, Fate::Crash(101)))).collect();
+    let away = (When::Runs(0, 2), Act::ApiAway(100_000));
+    tell_once("crashes unseen", &Scenario::story(vec![plan], vec![away]), &|world| {
+        let status = has_failed(world, Reason::ApplicationRetriesExhausted);
+        assert_eq!(status.driver.attempt, 2, "drivers");
+    });
+}

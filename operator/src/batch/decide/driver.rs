@@ -72,7 +72,9 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
             true => written.since,
             false => pod.and_then(|pod| pod.created),
         };
-        forget_if_healthy(job, since, now, plan);
+        // What ended while nobody looked was not healthy for that long.
+        let ended = pod.and_then(|pod| pod.ended).map_or(now, |ended| ended.min(now));
+        forget_if_healthy(job, since, ended, plan);
         if let Some(over) = settle(job, attempt, pod, now, plan) {
             return Driver::Over(over);
         }
@@ -187,9 +189,9 @@ fn infrastructure(why: &str) -> Charge {
 }
 
 /// A driver that ran long enough has shown that neither the program nor its surroundings are at their end.
-fn forget_if_healthy(job: &ValidJob, since: Option<Timestamp>, now: Timestamp, plan: &mut Plan) {
+fn forget_if_healthy(job: &ValidJob, since: Option<Timestamp>, ended: Timestamp, plan: &mut Plan) {
     let enough = i64::try_from(job.spec.retries.reset_after.as_millis()).unwrap_or(i64::MAX);
-    let ran = since.map(|since| now.duration_since(since));
+    let ran = since.map(|since| ended.duration_since(since));
     if ran.is_some_and(|ran| ran >= SignedDuration::from_millis(enough)) {
         plan.status.retries = RetriesStatus::default();
     }

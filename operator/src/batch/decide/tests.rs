@@ -424,7 +424,10 @@ fn a_healthy_driver_wipes_the_slate() {
     story.driver(2, crashed());
     let soon = story.clone().decide(62 + 599);
     assert_eq!(soon.status.retries.application, 2);
-    assert_eq!(story.decide(62 + 600).status.retries.application, 1);
+    assert_eq!(story.clone().decide(62 + 600).status.retries.application, 1);
+    // It had crashed long before anybody looked.
+    story.seen.drivers.get_mut(&2).unwrap().ended = Some(at(70));
+    assert_eq!(story.decide(62 + 600).status.retries.application, 2);
 }
 
 #[test]
