@@ -242,6 +242,9 @@ pub struct DriverArgs {
     /// Write the last report into this file, as JSON that fits into a pod's termination log.
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     pub termination_log: Option<PathBuf>,
+    /// How long to wait without a single worker before the job fails.
+    #[arg(long, value_name = "DURATION", default_value_t = Limits::DEFAULT.executor_wait_max)]
+    pub executor_wait: Period,
     /// Tasks that all workers run at a time [default: from spec.executors].
     #[arg(long, value_name = "N", hide = true)]
     pub slots: Option<u32>,

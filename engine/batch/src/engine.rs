@@ -4,6 +4,7 @@
 //! workers. Neither knows of SQL, manifests or statements.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use datafusion::common::Result;
@@ -30,6 +31,11 @@ pub trait BatchEngine: Send + Sync {
 
     /// Facts about the workers, for the report; empty where there are none.
     fn workers(&self) -> Vec<trireme_spec::report::WorkerReport>;
+
+    /// When the first task was handed to a worker; `None` where that has not come about, or there are no workers.
+    fn first_task(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// A plan under way.

@@ -1,6 +1,7 @@
 //! A job's report, kept up to date from its events.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use trireme_spec::ids::{Generation, JobName};
@@ -93,8 +94,11 @@ impl Reporter {
 
     /// The report as of now.
     pub fn report(&self) -> JobReport {
+        let since_1970 = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let milliseconds = |time| u64::try_from(since_1970(time).as_millis()).unwrap_or(u64::MAX);
         JobReport {
             workers: self.engine.workers(),
+            first_task_ms: self.engine.first_task().map(milliseconds),
             ..self.report.clone()
         }
     }

@@ -344,7 +344,7 @@ pub struct Executors {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub struct Driver {
-    /// Cores of the driver.
+    /// Cores of the driver: how much it may do at once. It computes little, so that its pod asks its node for a quarter of them.
     #[schemars(range(min = 1, max = 256))]
     pub cores: u32,
     /// Memory of the driver, all of it: the limit of its pod. At least 128Mi.

@@ -30,6 +30,9 @@ pub struct JobReport {
     pub workers: Vec<WorkerReport>,
     /// Sums over the whole job.
     pub counters: Counters,
+    /// When this life of the driver handed its first task to a worker, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_task_ms: Option<u64>,
     /// The last thing that went wrong, even if a retry has mended it; why the job failed, if it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Problem>,
@@ -165,6 +168,7 @@ impl JobReport {
             stages: Vec::new(),
             workers: Vec::new(),
             counters: Counters::default(),
+            first_task_ms: None,
             last_error: None,
             result: None,
         }

@@ -113,6 +113,7 @@ fn drive(args: &DriverArgs, last: &mut LastWord) -> Result<ExitCode, Problem> {
             None => scratch.path.join("tables").display().to_string(),
         };
         let mut order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
+        order.limits.executor_wait_max = args.executor_wait;
         order.writer = Writer {
             job: order.name.clone(),
             run: args.run.clone().unwrap_or_else(trireme_batch::incarnation),

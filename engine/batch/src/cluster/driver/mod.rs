@@ -7,8 +7,9 @@ mod fetch;
 mod rows;
 mod shell;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use datafusion::common::{DataFusionError, Result};
@@ -77,8 +78,17 @@ pub struct ClusterEngine {
     options: ClusterOptions,
     codec: PlanCodec,
     commands: mpsc::Sender<Command>,
-    workers: Arc<Mutex<Vec<WorkerReport>>>,
+    facts: Arc<ClusterFacts>,
     runs: AtomicU64,
+}
+
+/// What is known of the cluster; written by the shell, read by whoever reports.
+#[derive(Debug, Default)]
+pub struct ClusterFacts {
+    /// Workers, those that left included.
+    workers: Mutex<Vec<WorkerReport>>,
+    /// When the first task was handed to one.
+    first_task: OnceLock<SystemTime>,
 }
 
 impl ClusterEngine {
@@ -88,16 +98,16 @@ impl ClusterEngine {
     /// Settings that contradict each other.
     pub fn start(options: ClusterOptions, inputs: ClusterInputs) -> Result<Self> {
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let workers = Arc::new(Mutex::new(Vec::new()));
+        let facts = Arc::new(ClusterFacts::default());
         let fetcher = Arc::new(Fetcher::new(options.tls.clone(), options.scratch.clone())?);
-        let shell = Shell::new(&options, Arc::clone(&workers), commands.downgrade(), fetcher);
+        let shell = Shell::new(&options, Arc::clone(&facts), commands.downgrade(), fetcher);
         let span = tracing::error_span!("driver", job = %options.job);
         tokio::spawn(shell.run(inputs, waiting).instrument(span));
         Ok(Self {
             options,
             codec: PlanCodec::default(),
             commands,
-            workers,
+            facts,
             runs: AtomicU64::new(1),
         })
     }
@@ -167,7 +177,11 @@ impl BatchEngine for ClusterEngine {
     }
 
     fn workers(&self) -> Vec<WorkerReport> {
-        self.workers.lock().clone()
+        self.facts.workers.lock().clone()
+    }
+
+    fn first_task(&self) -> Option<SystemTime> {
+        self.facts.first_task.get().copied()
     }
 }
 

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::Ipv6Addr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use datafusion::common::DataFusionError;
-use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 use trireme_batch_schedule::{
@@ -33,7 +32,7 @@ use super::super::stages::PlannedStage;
 use super::super::task::{MapOutput, StageInput, StageOrder, TaskOrder, TaskReport};
 use super::fetch::{Fetcher, Spool};
 use super::rows::Arrival;
-use super::{ClusterInputs, ClusterOptions, RunFacts};
+use super::{ClusterFacts, ClusterInputs, ClusterOptions, RunFacts};
 use crate::engine::PlanCounters;
 use crate::problems::told;
 
@@ -87,7 +86,7 @@ pub struct Shell {
     /// started in the life of this driver.
     names: HashMap<String, Standing>,
     runs: HashMap<RunId, Run>,
-    report: Arc<Mutex<Vec<WorkerReport>>>,
+    facts: Arc<ClusterFacts>,
     commands: mpsc::WeakSender<Command>,
     fetcher: Arc<Fetcher>,
 }
@@ -131,7 +130,7 @@ impl Shell {
     /// A shell without workers and runs. `commands` leads to itself: fetches answer through it.
     pub fn new(
         options: &ClusterOptions,
-        report: Arc<Mutex<Vec<WorkerReport>>>,
+        facts: Arc<ClusterFacts>,
         commands: mpsc::WeakSender<Command>,
         fetcher: Arc<Fetcher>,
     ) -> Self {
@@ -155,7 +154,7 @@ impl Shell {
             next_worker: 1,
             names: HashMap::new(),
             runs: HashMap::new(),
-            report,
+            facts,
             commands,
             fetcher,
         }
@@ -625,8 +624,12 @@ impl Shell {
                 let failure = too_large(bytes, bytes_max);
                 Some(Event::TaskFailed { worker, task, failure })
             }
+            Ok(()) => {
+                self.facts.first_task.get_or_init(SystemTime::now);
+                None
+            }
             // As above.
-            Ok(()) | Err(SendError::Closed | SendError::Overflow) => None,
+            Err(SendError::Closed | SendError::Overflow) => None,
         }
     }
 
@@ -726,7 +729,7 @@ impl Shell {
             };
             worker.report(*id, state)
         });
-        *self.report.lock() = self.gone.iter().cloned().chain(present).collect();
+        *self.facts.workers.lock() = self.gone.iter().cloned().chain(present).collect();
         let shuffle_bytes = self.shuffle_bytes();
         for (id, run) in &self.runs {
             let Some(progress) = self.schedule.progress(*id) else {
