@@ -104,6 +104,7 @@ reasons! {
     UnreadableObject, "The object cannot be read as a BatchJob of this version.", "apply it again with the custom resource definitions of this operator installed";
     SqlNotFound, "The ConfigMap or key of spec.sqlFrom does not exist.", "create it; the operator looks again by itself";
     Starting, "Pods were made and are on their way.", "";
+    SlowStart, "A pod was made some time ago, and its container has not started.", "look at the pod's events (kubectl describe pod): its image may still be pulled, or a Secret, ConfigMap or volume that it names may not exist";
     Running, "The driver runs statements.", "";
     WaitingForExecutors, "The driver runs and no executor is attached yet.", "";
     WaitingForPreviousRun, "Pods of the run before are still there.", "";
@@ -111,10 +112,12 @@ reasons! {
     ImagePullFailed, "A node cannot pull the image.", "check spec.image and spec.imagePullSecrets";
     ContainerFailed, "A node cannot start the container.", "check the pod template, and that every Secret and ConfigMap that it names exists";
     Unschedulable, "No node takes a pod.", "add nodes, or ask for less cores or memory, or check node selector, affinity and tolerations";
+    WaitingForRoom, "No node had room for an executor, and the job gave the room of its driver back to others for a while.", "add nodes, or ask for less cores or memory; the job asks again by itself";
     QuotaExceeded, "A quota of the namespace refuses a pod.", "raise the quota, or ask for less; the operator tries again by itself";
     PodRefused, "The API server or an admission policy refuses a pod.", "mend what the message names";
     Suspended, "The job has released its pods, as spec.suspend asks.", "set spec.suspend to false to go on";
     NotSuspended, "The job is not suspended.", "";
+    NotFinished, "The job has not ended.", "";
     AllStatementsDone, "Every statement is done.", "";
     JobFailed, "The driver has given up; the message says why.", "see status.lastError";
     DeadlineExceeded, "The job ran longer than spec.activeDeadlineSeconds.", "raise it, or give the job more executors";

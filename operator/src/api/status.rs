@@ -38,6 +38,10 @@ pub struct BatchJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub start_time: Option<Timestamp>,
+    /// When the last driver handed its first task to an executor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub first_task_time: Option<Timestamp>,
     /// When the run ended, well or badly.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -52,6 +56,9 @@ pub struct BatchJobStatus {
     pub executors: ExecutorsStatus,
     /// What was charged so far to the budgets of `spec.retries`.
     pub retries: RetriesStatus,
+    /// Tasks that the last driver has run again, because what they had made was lost or they had failed.
+    #[schemars(range(min = 0, max = 9007199254740991i64))]
+    pub tasks_rerun: u64,
     /// The last thing that went wrong, even if it has been mended since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
@@ -99,6 +106,9 @@ pub struct DriverStatus {
     /// Drivers of this run whose end has been charged.
     #[schemars(range(min = 0, max = 4294967295u32))]
     pub charged: u32,
+    /// How often one gave its room back because there was none for executors, since one of them was there last.
+    #[schemars(range(min = 0, max = 4294967295u32))]
+    pub gave_way: u32,
     /// When the last one was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]

@@ -159,6 +159,8 @@ impl Look {
         let without = |status: &BatchJobStatus| BatchJobStatus {
             progress: None,
             progress_time: None,
+            first_task_time: None,
+            tasks_rerun: 0,
             result: None,
             last_error: None,
             ..status.clone()
@@ -228,6 +230,9 @@ async fn carry_out(cluster: &dyn Cluster, settings: &Settings, look: Box<Look>) 
     } = &*look;
     if plan.status != *before {
         cluster.write_status(object, &plan.status).await?;
+    }
+    if !plan.gone.is_empty() {
+        cluster.tell_lost(&key, &plan.gone);
     }
     let mut ending = Vec::new();
     for pod in &plan.end {

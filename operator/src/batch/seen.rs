@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use trireme_spec::problem::Problem;
+use trireme_spec::quantity::Bytes;
 use trireme_spec::report::JobReport;
 
 use crate::api::condition::Reason;
@@ -31,6 +32,8 @@ pub struct PodSeen {
     pub created: Option<Timestamp>,
     /// When its process ended, as the kubelet has it.
     pub ended: Option<Timestamp>,
+    /// What it may use.
+    pub memory: Option<Bytes>,
     pub state: PodState,
 }
 
@@ -106,6 +109,7 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
             ended: ended(pod),
+            memory: memory(pod),
             state: state(pod),
         };
         match (number, of(label::ROLE), of(label::RUN)) {
@@ -163,6 +167,24 @@ fn state(pod: &Pod) -> PodState {
 fn ended(pod: &Pod) -> Option<Timestamp> {
     let terminated = container(pod)?.state.as_ref()?.terminated.as_ref()?;
     terminated.finished_at.as_ref().map(|time| time.0)
+}
+
+fn memory(pod: &Pod) -> Option<Bytes> {
+    let container = pod
+        .spec
+        .as_ref()?
+        .containers
+        .iter()
+        .find(|container| container.name == CONTAINER)?;
+    container
+        .resources
+        .as_ref()?
+        .limits
+        .as_ref()?
+        .get("memory")?
+        .0
+        .parse()
+        .ok()
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {

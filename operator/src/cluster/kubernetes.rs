@@ -295,6 +295,10 @@ impl Cluster for Kubernetes {
         self.reports.follow(driver);
     }
 
+    fn tell_lost(&self, key: &JobKey, executors: &[String]) {
+        self.reports.tell_lost(key, executors);
+    }
+
     fn forget(&self, key: &JobKey) {
         self.reports.forget(key);
     }

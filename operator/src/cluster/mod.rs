@@ -104,5 +104,8 @@ pub trait Cluster: Send + Sync {
     /// Whether the driver in this pod is followed, with a secret that need not be looked at yet.
     fn follows(&self, key: &JobKey, pod_uid: &str) -> bool;
     fn follow(&self, driver: Follow);
+    /// Tells the driver that is followed, if there is one, that processes of these executors have ended. It would find out by
+    /// itself, but later: nothing hangs on its hearing this.
+    fn tell_lost(&self, key: &JobKey, executors: &[String]);
     fn forget(&self, key: &JobKey);
 }

@@ -1,4 +1,4 @@
-//! What drivers say about themselves.
+//! What drivers say about themselves, and what they are told.
 //!
 //! One task for each driver that is at work: it asks the driver's http port for the next report and waits for the answer, which
 //! comes when something has changed. A visit reads what came last and never waits. The connection trusts the job's own
@@ -30,6 +30,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// A word to a driver that takes longer than this is not worth waiting for: it finds out by itself.
+const WORD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// After this long a driver's secret is looked at again, for certificates that want renewal.
 const LOOK_AGAIN: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -47,6 +50,7 @@ struct Followed {
     attempt: u32,
     since: Instant,
     report: Option<JobReport>,
+    line: Line,
     task: AbortHandle,
 }
 
@@ -80,21 +84,53 @@ impl Reports {
 
     /// Follows a driver, instead of the one before.
     pub fn follow(&self, driver: Follow) {
+        let line = match Line::to(&driver) {
+            Ok(line) => line,
+            Err(error) => {
+                return tracing::error!(job = %driver.key, error = %causes(&error), "a driver cannot be asked");
+            }
+        };
         let mut followed = self.followed.lock();
         let report = followed.get(&driver.key).filter(|old| old.pod_uid == driver.pod_uid);
         let report = report.and_then(|old| old.report.clone());
-        let ask = ask(driver.clone(), Arc::clone(&self.followed), self.changed.clone());
+        let ask = ask(
+            line.clone(),
+            driver.clone(),
+            Arc::clone(&self.followed),
+            self.changed.clone(),
+        );
         let new = Followed {
             pod_uid: driver.pod_uid,
             run: driver.run,
             attempt: driver.attempt,
             since: Instant::now(),
             report,
+            line,
             task: tokio::spawn(ask).abort_handle(),
         };
         if let Some(old) = followed.insert(driver.key, new) {
             old.task.abort();
         }
+    }
+
+    /// Tells the driver of `key` that executors have ended, in the background, once.
+    pub fn tell_lost(&self, key: &JobKey, executors: &[String]) {
+        let Some(line) = self.followed.lock().get(key).map(|driver| driver.line.clone()) else {
+            return;
+        };
+        let (key, executors) = (key.clone(), executors.to_vec());
+        tokio::spawn(async move {
+            for name in executors {
+                match line.tell_lost(&name).await {
+                    Ok(answer) => {
+                        tracing::debug!(job = %key, executor = name, %answer, "the driver was told of a loss")
+                    }
+                    Err(error) => {
+                        tracing::debug!(job = %key, executor = name, error = %causes(&error), "the driver was not told of a loss")
+                    }
+                }
+            }
+        });
     }
 
     /// Follows nobody of `key` any more.
@@ -114,15 +150,16 @@ impl Drop for Reports {
 }
 
 /// Asks until it is told to stop.
-async fn ask(driver: Follow, followed: Arc<Mutex<HashMap<JobKey, Followed>>>, changed: mpsc::Sender<JobKey>) {
-    let client = match client(&driver) {
-        Ok(client) => client,
-        Err(error) => return tracing::error!(job = %driver.key, error = %causes(&error), "a driver cannot be asked"),
-    };
+async fn ask(
+    line: Line,
+    driver: Follow,
+    followed: Arc<Mutex<HashMap<JobKey, Followed>>>,
+    changed: mpsc::Sender<JobKey>,
+) {
     let mut version = 0;
     let mut wait = RETRY;
     loop {
-        match next(&client, &driver, version).await {
+        match line.next(version).await {
             Ok((new, report)) => {
                 wait = RETRY;
                 version = new;
@@ -146,22 +183,6 @@ async fn ask(driver: Follow, followed: Arc<Mutex<HashMap<JobKey, Followed>>>, ch
     }
 }
 
-fn client(driver: &Follow) -> Result<Client, reqwest::Error> {
-    let name = Role::Driver.dns_name();
-    let patience = Duration::from_millis(Limits::DEFAULT.report_wait_max.as_millis()) + ANSWER_PATIENCE;
-    let address = driver.pod_ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-    Client::builder()
-        .tls_built_in_root_certs(false)
-        .add_root_certificate(Certificate::from_pem(driver.secret.ca_pem.as_bytes())?)
-        .https_only(true)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .resolve(name, SocketAddr::new(address, port_number()))
-        .connect_timeout(Duration::from_secs(5))
-        .timeout(patience)
-        .build()
-}
-
 fn port_number() -> u16 {
     u16::try_from(port::HTTP).unwrap_or_default()
 }
@@ -179,28 +200,68 @@ enum NoReport {
     Form(#[from] serde_json::Error),
 }
 
-async fn next(client: &Client, driver: &Follow, after: u64) -> Result<(u64, JobReport), NoReport> {
-    let url = format!(
-        "https://{}:{}/report?after={after}",
-        Role::Driver.dns_name(),
-        port_number()
-    );
-    let mut answer = client.get(url).bearer_auth(&driver.secret.token).send().await?;
-    if answer.status() != StatusCode::OK {
-        return Err(NoReport::Status(answer.status()));
+/// The way to the http port of one driver, and to no other.
+#[derive(Clone)]
+struct Line {
+    client: Client,
+    token: Arc<str>,
+}
+
+impl Line {
+    fn to(driver: &Follow) -> Result<Line, reqwest::Error> {
+        let patience = Duration::from_millis(Limits::DEFAULT.report_wait_max.as_millis()) + ANSWER_PATIENCE;
+        let address = driver.pod_ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let client = Client::builder()
+            .tls_built_in_root_certs(false)
+            .add_root_certificate(Certificate::from_pem(driver.secret.ca_pem.as_bytes())?)
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .resolve(Role::Driver.dns_name(), SocketAddr::new(address, port_number()))
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(patience)
+            .build()?;
+        let token = Arc::from(driver.secret.token.as_str());
+        Ok(Line { client, token })
     }
-    let version = answer.headers().get("trireme-report-version");
-    let version = version
-        .and_then(|version| version.to_str().ok()?.parse().ok())
-        .unwrap_or(after);
-    let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await? {
-        if body.len() + piece.len() > REPORT_BYTES_MAX {
-            return Err(NoReport::TooLong);
+
+    fn url(path: &str) -> String {
+        format!("https://{}:{}{path}", Role::Driver.dns_name(), port_number())
+    }
+
+    /// The report after version `after`, and its version.
+    async fn next(&self, after: u64) -> Result<(u64, JobReport), NoReport> {
+        let asking = self.client.get(Line::url(&format!("/report?after={after}")));
+        let mut answer = asking.bearer_auth(&self.token).send().await?;
+        if answer.status() != StatusCode::OK {
+            return Err(NoReport::Status(answer.status()));
         }
-        body.extend_from_slice(&piece);
+        let version = answer.headers().get("trireme-report-version");
+        let version = version
+            .and_then(|version| version.to_str().ok()?.parse().ok())
+            .unwrap_or(after);
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await? {
+            if body.len() + piece.len() > REPORT_BYTES_MAX {
+                return Err(NoReport::TooLong);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok((version, serde_json::from_slice(&body)?))
     }
-    Ok((version, serde_json::from_slice(&body)?))
+
+    async fn tell_lost(&self, executor: &str) -> Result<StatusCode, reqwest::Error> {
+        let telling = self.client.post(Line::url(&format!("/workers/{executor}/lost")));
+        let answer = telling.bearer_auth(&self.token).timeout(WORD_PATIENCE).send().await?;
+        Ok(answer.status())
+    }
+}
+
+/// The token is nobody's to read.
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
+    }
 }
 
 /// An error with what is behind it, on one line.

@@ -19,7 +19,7 @@ use crate::world::milliseconds;
 pub(crate) type Met = BTreeMap<&'static str, u64>;
 
 /// Without all of these the seeds would prove little.
-pub(crate) const TO_BE_MET: [&str; 34] = [
+pub(crate) const TO_BE_MET: [&str; 36] = [
     "answer lost",
     "complete",
     "conflict",
@@ -31,12 +31,14 @@ pub(crate) const TO_BE_MET: [&str; 34] = [
     "driver crashed",
     "driver failed",
     "driver out of memory",
+    "driver told of a loss",
     "driver without executors",
     "executor charged to machines",
     "executor charged to memory",
     "executor crashed",
     "executor out of memory",
     "failed",
+    "gave way",
     "image pull failed",
     "job removed after its time",
     "number taken by a late request",
@@ -301,6 +303,9 @@ impl Checker {
         self.judge_order(&old, status);
         self.judge_drivers(store, job, &old, status, origin, now_ms);
         self.judge_executors(store, &old, status);
+        if old.driver.gave_way < status.driver.gave_way {
+            self.meet("gave way");
+        }
         if old.state == status.state {
             return;
         }
@@ -371,7 +376,9 @@ impl Checker {
         let healthy = oldest.is_some_and(|oldest| oldest + reset_after <= now_ms + 1_000);
         let over = new.state.is_some_and(JobState::is_terminal);
         let suspended = new.state == Some(JobState::Suspended);
-        let ends = charged.len() as i64;
+        // Whoever gives way is charged for nothing.
+        let gave_way = new.driver.gave_way > old.driver.gave_way && new.driver.charged > old.driver.charged;
+        let ends = charged.len() as i64 - i64::from(gave_way);
         let most = match over || suspended {
             // The last one of all: its end is the end of the run, or was asked for.
             true => 0..=ends,

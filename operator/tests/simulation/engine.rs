@@ -13,8 +13,9 @@ use crate::kubelet::{Exit, Life};
 use crate::scenario::Fate;
 use crate::world::{Happening, World};
 
-/// A driver without any executor gives up after this long; a real one after five minutes, which would be met too seldom.
-const NO_EXECUTORS_MS: i64 = 60_000;
+/// A driver without any executor gives up after this long; a real one after a day, which would never be met. Longer than any
+/// waits for room.
+const NO_EXECUTORS_MS: i64 = 100_000;
 
 /// What is committed, by run.
 #[derive(Default)]

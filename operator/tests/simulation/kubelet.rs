@@ -117,6 +117,14 @@ impl Machines {
     }
 }
 
+/// What a pod takes of the room of its machine.
+fn room(role: PodRole) -> usize {
+    match role {
+        PodRole::Driver => 1,
+        PodRole::Executor => 4,
+    }
+}
+
 impl World {
     /// The scheduler finds a machine.
     pub(crate) fn schedule(&mut self, uid: &str) {
@@ -124,10 +132,16 @@ impl World {
             return;
         }
         // That one is away is not known before it is marked.
+        let wanted = self
+            .machines
+            .containers
+            .get(uid)
+            .map_or(0, |container| room(container.role));
         let open: Vec<usize> = (0..MACHINES)
-            .filter(|machine| {
-                let machine = &self.machines.all[*machine];
-                machine.health != Health::Cordoned && !machine.tainted
+            .filter(|number| {
+                let machine = &self.machines.all[*number];
+                let taken = self.taken(*number);
+                machine.health != Health::Cordoned && !machine.tainted && taken + wanted <= self.scenario.room
             })
             .collect();
         let Some(machine) = self.dice.pick(&open) else {
@@ -145,6 +159,16 @@ impl World {
         self.store.update_pod(uid, |pod| put_condition(pod, scheduled));
         let wait = self.dice.between(30, 1_200);
         self.later(wait, Happening::Start(uid.to_owned()));
+    }
+
+    /// What the pods of a machine hold of its room, as far as the scheduler knows.
+    fn taken(&self, machine: usize) -> usize {
+        let there = self.store.pods.values().filter(|pod| !has_ended(pod));
+        let containers = there.filter_map(|pod| self.machines.containers.get(&uid_of(pod)));
+        containers
+            .filter(|container| container.machine == Some(machine))
+            .map(|container| room(container.role))
+            .sum()
     }
 
     /// The kubelet starts it, when it has what it needs.

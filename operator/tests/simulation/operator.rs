@@ -31,7 +31,7 @@ use trireme_spec::pods::ImagePullPolicy;
 use trireme_spec::report::JobReport;
 
 use crate::api::Origin;
-use crate::store::{Change, label};
+use crate::store::{Change, has_ended, label, uid_of};
 use crate::world::{Happening, Kind, World, key, milliseconds, timestamp};
 
 /// What an operator process knows, and how it asks for more.
@@ -589,6 +589,19 @@ impl Cluster for Process {
                 let (process, uid, report) = (self.id, driver.pod_uid, Box::new(report));
                 world.later(wait, Happening::Report { process, uid, report });
             }
+        }
+    }
+
+    fn tell_lost(&self, key: &JobKey, executors: &[String]) {
+        let followed = self.book.lock().contains_key(key);
+        let mut world = self.world.lock();
+        if followed && !executors.is_empty() {
+            world.check.meet("driver told of a loss");
+        }
+        for name in executors {
+            let pod = world.store.pods.get(name).filter(|pod| !has_ended(pod));
+            let runs = pod.is_some_and(|pod| world.machines.runs(&uid_of(pod)));
+            assert!(!runs, "{name} runs, and its driver is told that it does not");
         }
     }
 

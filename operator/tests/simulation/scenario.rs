@@ -16,6 +16,8 @@ pub(crate) struct Scenario {
     pub(crate) jobs: Vec<JobPlan>,
     pub(crate) acts: Vec<(When, Act)>,
     pub(crate) chaos: Chaos,
+    /// What each machine has room for: a driver takes 1, an executor 4.
+    pub(crate) room: usize,
     /// The first operator dies after so many writes.
     pub(crate) crash_after_write: Option<u64>,
     /// How long it takes until another one is there.
@@ -166,6 +168,7 @@ impl Scenario {
             jobs,
             acts,
             chaos: Chaos::default(),
+            room: usize::MAX,
             crash_after_write: None,
             restart_ms: 2_000,
             end_ms: 1_800_000,
@@ -216,6 +219,10 @@ impl Scenario {
             jobs,
             acts,
             chaos,
+            room: match dice.percent(15) {
+                true => dice.between(4, 8) as usize,
+                false => usize::MAX,
+            },
             crash_after_write: None,
             restart_ms: dice.between(500, 20_000) as i64,
             end_ms: until_ms + 1_800_000,

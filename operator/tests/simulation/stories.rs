@@ -231,11 +231,11 @@ fn a_driver_that_needs_more_memory() {
             let status = is_complete(world);
             assert_eq!(
                 status.driver.memory.map(|memory| memory.to_string()).as_deref(),
-                Some("3456Mi")
+                Some("4Gi")
             );
             assert_eq!(
                 (status.retries.out_of_memory, status.retries.application),
-                (3, 0),
+                (2, 0),
                 "charges"
             );
         },
@@ -252,7 +252,7 @@ fn a_driver_that_needs_more_memory() {
             );
             assert_eq!(
                 (status.retries.out_of_memory, status.retries.application),
-                (4, 3),
+                (2, 3),
                 "charges"
             );
         },
@@ -309,6 +309,35 @@ fn a_quota_that_is_raised() {
             assert_eq!(status.driver.attempt, 0, "drivers");
         },
     );
+}
+
+/// Drivers take all the room there is, and wait for executors that find none: no job may hang for that.
+#[test]
+fn more_jobs_than_room() {
+    const NAMES: [&str; 17] = [
+        JOB, "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p",
+    ];
+    let jobs = NAMES.map(|name| {
+        JobPlan::new(
+            name,
+            1,
+            json!({ "retries": { "infrastructure": 0, "application": 0, "scheduling": 0 } }),
+        )
+    });
+    let mut scenario = Scenario::story(jobs.into(), Vec::new());
+    scenario.room = 4;
+    let all_complete = |world: &World| {
+        for name in NAMES {
+            let status = world.store.jobs[name].status.clone().unwrap_or_default();
+            assert_eq!(status.state, Some(JobState::Complete), "state of {name}");
+        }
+    };
+    let done = tell_once("more jobs than room", &scenario, &all_complete);
+    assert!(done.met.contains_key("gave way"), "there was room");
+    for write in (1..=done.writes).step_by(7) {
+        scenario.crash_after_write = Some(write);
+        tell_once("more jobs than room, with a crash", &scenario, &all_complete);
+    }
 }
 
 #[test]

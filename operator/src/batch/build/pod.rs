@@ -32,6 +32,14 @@ const DRIVER_GRACE_S: i64 = 30;
 /// Beyond the drain of an executor: to notice that it is over, and to say goodbye.
 const AFTER_DRAIN_S: u64 = 15;
 
+/// How long a driver waits for executors, with their pods asked for all the while: that there is no room for them is told by
+/// the status, and may be mended by an autoscaler or by other jobs' ends. Whoever is less patient sets a deadline.
+const EXECUTOR_WAIT: &str = "24h";
+
+/// What a driver asks of its node, for each of its cores. It coordinates, and computes little; asking for all of them would
+/// let the drivers of many jobs fill a small cluster, and wait for executors that find no room.
+const DRIVER_CORE_MILLIS: u32 = 250;
+
 /// A pod on a node that cannot be reached is given up after this long; Kubernetes' own default is five minutes.
 const UNREACHABLE_S: i64 = 15;
 
@@ -238,6 +246,7 @@ fn driver_args(job: &ValidJob, settings: &Settings, order: &PodOrder, cores: u32
         format!("--job={}/{}", path::JOB, secret_key::JOB),
         format!("--run={}", job.run),
         format!("--generation={}", order.number),
+        format!("--executor-wait={EXECUTOR_WAIT}"),
         "--output=json".to_owned(),
         "--quiet".to_owned(),
         "--max-rows=20".to_owned(),
@@ -309,7 +318,11 @@ fn resources(cores: u32, order: &PodOrder, scratch: &Scratch) -> ResourceRequire
         .then(|| ("ephemeral-storage".to_owned(), Quantity(scratch.size.to_string())));
     let limits: BTreeMap<_, _> = [Some(memory), disk].into_iter().flatten().collect();
     let mut requests = limits.clone();
-    requests.insert("cpu".to_owned(), Quantity(cores.to_string()));
+    let asked = match order.role {
+        PodRole::Driver => format!("{}m", cores * DRIVER_CORE_MILLIS),
+        PodRole::Executor => cores.to_string(),
+    };
+    requests.insert("cpu".to_owned(), Quantity(asked));
     ResourceRequirements {
         limits: Some(limits),
         requests: Some(requests),

@@ -7,14 +7,12 @@ use jiff::SignedDuration;
 use trireme_spec::batch_job::Backoff;
 use trireme_spec::quantity::Bytes;
 
-/// How much more memory the next pod gets, in percent of the one that ran out of it.
-const MORE_MEMORY_PERCENT: u64 = 150;
+/// How many times the memory of one that ran out of it the next pod gets.
+const MORE_MEMORY: u64 = 2;
 
-/// How far memory grows, in percent of what the job asks for.
-const MEMORY_PERCENT_MAX: u64 = 400;
-
-/// Bytes that memory is rounded up to, so that it reads well.
-const MEMORY_STEP_BYTES: u64 = 1 << 20;
+/// How many times what the job asks for memory grows to. It is there after as many pods as a driver lets one task take with
+/// it, so that a task is not blamed for what more memory would have mended.
+const MEMORY_MAX: u64 = 4;
 
 /// Doublings after which the wait is at its longest anyway: 2^32 milliseconds are fifty days.
 const DOUBLINGS_MAX: u32 = 32;
@@ -33,9 +31,8 @@ pub fn wait(backoff: &Backoff, failures: u32) -> SignedDuration {
 /// The memory of the pod after one that had `memory` and ran out of it, where the job asks for `asked`; `None` if it has grown
 /// as far as it may.
 pub fn more_memory(memory: Bytes, asked: Bytes) -> Option<Bytes> {
-    let most = asked.get().saturating_mul(MEMORY_PERCENT_MAX) / 100;
-    let more = memory.get().saturating_mul(MORE_MEMORY_PERCENT) / 100;
-    let more = more.div_ceil(MEMORY_STEP_BYTES) * MEMORY_STEP_BYTES;
+    let most = asked.get().saturating_mul(MEMORY_MAX);
+    let more = memory.get().saturating_mul(MORE_MEMORY);
     (memory.get() < most).then(|| Bytes::new(more.min(most)))
 }
 
@@ -53,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_grows_by_half_to_four_times() {
+    fn memory_doubles_to_four_times() {
         let asked = Bytes::gib(2);
         let mut memory = asked;
         let mut grown = Vec::new();
@@ -61,6 +58,8 @@ mod tests {
             grown.push(more.to_string());
             memory = more;
         }
-        assert_eq!(grown, ["3Gi", "4608Mi", "6912Mi", "8Gi"]);
+        assert_eq!(grown, ["4Gi", "8Gi"]);
+        let deaths = trireme_spec::limits::Limits::DEFAULT.poison_worker_deaths_max;
+        assert_eq!(grown.len() + 1, deaths as usize, "pods that a task may take with it");
     }
 }

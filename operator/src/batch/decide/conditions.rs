@@ -1,14 +1,17 @@
 //! The conditions of a job, made of what was decided.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use trireme_spec::report::Phase;
 
-use super::super::seen::{PodState, Seen, Trouble};
+use super::super::seen::{PodSeen, PodState, Seen, Trouble};
 use super::super::validate::ValidJob;
 use super::driver::Driver;
 use super::{Over, Plan};
 use crate::api::condition::{Condition, ConditionType, Reason, set};
 use crate::api::status::{BatchJobStatus, JobState};
+
+/// A container usually starts within a second or two of its pod. What keeps one for so long is worth a look.
+const SLOW: SignedDuration = SignedDuration::from_secs(8);
 
 /// The object can be run.
 pub fn accept(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
@@ -29,6 +32,13 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
         false if status.state == Some(JobState::Running) => JobState::Running,
         false => JobState::Pending,
     });
+    let unstarted: Vec<&PodSeen> = unstarted(seen, status.driver.attempt).collect();
+    let slow = unstarted.iter().find(|pod| slow_at(pod) <= Some(now));
+    let later = unstarted
+        .iter()
+        .filter_map(|pod| slow_at(pod))
+        .filter(|time| *time > now);
+    plan.next = later.chain(plan.next).min();
     let (going, reason, message) = match (driver, executor_trouble(seen)) {
         (
             Driver::Alive {
@@ -36,6 +46,14 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
             },
             _,
         ) => told("the driver", trouble),
+        (Driver::Waits, _) if status.driver.gave_way > 0 => (
+            false,
+            Reason::WaitingForRoom,
+            match status.retries.retry_time {
+                Some(time) => format!("no node had room for an executor; the job asks again at {time:.0}"),
+                None => "no node had room for an executor; the job asks again soon".to_owned(),
+            },
+        ),
         (Driver::Waits, _) => match status.retries.retry_time {
             Some(time) => (true, Reason::Retrying, format!("another driver is made at {time:.0}")),
             None => (true, Reason::Retrying, "another driver is made soon".to_owned()),
@@ -45,6 +63,15 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
             true,
             Reason::Retrying,
             format!("driver attempt {} was made", status.driver.attempt),
+        ),
+        _ if let Some(pod) = slow.filter(|_| !works || status.executors.ready == 0) => (
+            true,
+            Reason::SlowStart,
+            format!(
+                "the container of pod {} has not started yet: {}",
+                pod.name,
+                Reason::SlowStart.remedy()
+            ),
         ),
         _ if !works => (true, Reason::Starting, "pods were made".to_owned()),
         _ if status.executors.ready == 0 => (
@@ -67,7 +94,7 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
         now,
     );
     for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, reason, "", now);
+        put(job, status, kind, false, Reason::NotFinished, "", now);
     }
 }
 
@@ -75,6 +102,16 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
 fn reports_work(seen: &Seen, attempt: u32) -> bool {
     let said = seen.report.as_ref().filter(|(of, _)| *of == attempt);
     said.is_some_and(|(_, report)| report.phase == Phase::Running)
+}
+
+/// Pods whose containers have not started, for no reason that they give: the driver of the last attempt, and executors.
+fn unstarted(seen: &Seen, attempt: u32) -> impl Iterator<Item = &PodSeen> {
+    let pods = seen.drivers.get(&attempt).into_iter().chain(seen.executors.values());
+    pods.filter(|pod| matches!(pod.state, PodState::Waiting(None)))
+}
+
+fn slow_at(pod: &PodSeen) -> Option<Timestamp> {
+    Some(pod.created? + SLOW)
 }
 
 fn executor_trouble(seen: &Seen) -> Option<Trouble> {
@@ -108,7 +145,7 @@ pub fn waiting(job: &ValidJob, reason: Reason, pods: usize, status: &mut BatchJo
     // Of a suspended job too: it is when these pods are gone.
     put(job, status, ConditionType::Suspended, false, reason, &message, now);
     for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, reason, "", now);
+        put(job, status, kind, false, Reason::NotFinished, "", now);
     }
 }
 
@@ -124,7 +161,7 @@ pub fn suspended(job: &ValidJob, left: usize, status: &mut BatchJobStatus, now: 
     put(job, status, ConditionType::Ready, false, reason, &message, now);
     // A run before may have ended.
     for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, reason, "", now);
+        put(job, status, kind, false, Reason::NotFinished, "", now);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use trireme_spec::problem::{Fault, Problem};
+use trireme_spec::quantity::Bytes;
 use trireme_spec::report::{JobReport, Phase};
 
 use super::super::seen::{End, LastWords, PodSeen, PodState, Seen, Trouble};
@@ -110,9 +111,9 @@ fn outcome(seen: &Seen, last: u32, plan: &mut Plan) -> Option<Over> {
         })
         .max_by_key(|(attempt, report)| (report.phase == Phase::Succeeded, *attempt))?;
     if let Some((_, said)) = seen.report.as_ref().filter(|(of, _)| *of == attempt) {
-        progress::take_result(said, &mut plan.status);
+        progress::take_facts(said, &mut plan.status);
     }
-    progress::take_result(report, &mut plan.status);
+    progress::take_facts(report, &mut plan.status);
     plan.status.driver.charged = plan.status.driver.charged.max(attempt);
     Some(match report.phase {
         Phase::Succeeded => Over {
@@ -172,7 +173,7 @@ fn settle(job: &ValidJob, attempt: u32, pod: Option<&PodSeen>, now: Timestamp, p
     };
     match charge {
         Charge::Infrastructure { why } => lost(job, &name, &why, now, plan),
-        Charge::Memory => out_of_memory(job, &name, now, plan),
+        Charge::Memory => out_of_memory(job, &name, pod.and_then(|pod| pod.memory), now, plan),
         Charge::Application { code, last_words } => {
             let how = format!("exit code {code}");
             let error = match last_words {
@@ -216,9 +217,9 @@ fn lost(job: &ValidJob, name: &str, why: &str, now: Timestamp, plan: &mut Plan) 
     None
 }
 
-fn out_of_memory(job: &ValidJob, name: &str, now: Timestamp, plan: &mut Plan) -> Option<Over> {
+fn out_of_memory(job: &ValidJob, name: &str, had: Option<Bytes>, now: Timestamp, plan: &mut Plan) -> Option<Over> {
     let asked = job.spec.driver.memory;
-    let had = plan.status.driver.memory.unwrap_or(asked);
+    let had = had.unwrap_or_else(|| plan.status.driver.memory.unwrap_or(asked));
     let Some(more) = more_memory(had, asked) else {
         let error = LastError {
             code: Reason::OutOfMemory.as_str().to_owned(),

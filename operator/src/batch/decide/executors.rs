@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
+use trireme_spec::quantity::Bytes;
 
 use super::super::seen::{End, LastWords, PodState, Seen};
 use super::super::validate::ValidJob;
@@ -113,13 +114,22 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
         let executors = &mut plan.status.executors;
         executors.open.0.remove(&number);
         executors.leaving.0.remove(&number);
+        let name = pod_name(job, PodRole::Executor, number);
+        // One that leaves by a drain, or in order, says so itself.
+        if !matches!(
+            state,
+            Some(PodState::Leaving { .. } | PodState::Ended(End::Succeeded | End::Reported(_)))
+        ) {
+            plan.gone.push(name.clone());
+        }
         if ours {
             continue;
         }
-        let name = pod_name(job, PodRole::Executor, number);
         match state {
             Some(PodState::Ended(End::Succeeded | End::Reported(_))) => continue,
-            Some(PodState::Ended(End::OutOfMemory)) => out_of_memory(job, &name, plan),
+            Some(PodState::Ended(End::OutOfMemory)) => {
+                out_of_memory(job, &name, seen.executors.get(&number).and_then(|pod| pod.memory), plan);
+            }
             Some(PodState::Ended(End::Crashed { code, last_words })) => {
                 executors.crashed += 1;
                 let why = match last_words {
@@ -152,12 +162,15 @@ fn lost(name: &str, why: &str, plan: &mut Plan) {
     plan.note(true, Reason::ExecutorLost, format!("executor {name} was lost: {why}"));
 }
 
-fn out_of_memory(job: &ValidJob, name: &str, plan: &mut Plan) {
+/// Several may run out of the same memory at once: it grows once for all of them.
+fn out_of_memory(job: &ValidJob, name: &str, had: Option<Bytes>, plan: &mut Plan) {
     let asked = job.spec.executors.memory;
-    let had = plan.status.executors.memory.unwrap_or(asked);
+    let now = plan.status.executors.memory.unwrap_or(asked);
+    let had = had.unwrap_or(now);
     plan.status.executors.out_of_memory += 1;
     let message = match more_memory(had, asked) {
         Some(more) => {
+            let more = more.max(now);
             plan.status.executors.memory = Some(more);
             format!("executor {name} ran out of its memory of {had}; the next ones get {more}")
         }
@@ -173,8 +186,9 @@ fn count_ready(seen: &Seen, alive: &BTreeSet<u32>, plan: &mut Plan) {
     if ready > executors.ready {
         executors.streak = 0;
         executors.retry_time = None;
+        plan.status.driver.gave_way = 0;
     }
-    executors.ready = ready;
+    plan.status.executors.ready = ready;
 }
 
 fn make(job: &ValidJob, missing: u32, now: Timestamp, plan: &mut Plan) {

@@ -14,6 +14,7 @@ mod driver;
 mod executors;
 mod progress;
 mod refuse;
+mod room;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub status: BatchJobStatus,
     /// Pods to end.
     pub end: Vec<EndOrder>,
+    /// Executors whose processes have ended, by the names of their pods: the driver need not wait for them to be silent.
+    pub gone: Vec<String>,
     /// Remove the object itself: its time after the end is over.
     pub remove: bool,
     /// What to tell people, beside the status.
@@ -89,6 +92,7 @@ pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timesta
         make: Vec::new(),
         status: of_this_run(job, before, now),
         end: Vec::new(),
+        gone: Vec::new(),
         remove: false,
         notes: Vec::new(),
         next: None,
@@ -163,9 +167,19 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                 };
                 plan.status.retries.retry_time = None;
             }
-            // What one that waits would do without its driver is to take the driver's place in a quota.
-            let may_make = !matches!(driver, Driver::Waits);
-            if !is_ending(&driver, seen, &plan.status) {
+            if is_ending(&driver, seen, &plan.status) {
+                // Nothing is to be done about its executors, nor told.
+            } else if let Driver::Alive { .. } = driver
+                && room::gives_way(job, seen, wanted(job), now, plan)
+            {
+                let driver = match plan.status.driver.charged == plan.status.driver.attempt {
+                    true => Driver::Waits,
+                    false => driver,
+                };
+                conditions::underway(job, &driver, seen, now, plan);
+            } else {
+                // What one that waits would do without its driver is to take the driver's place in a quota.
+                let may_make = !matches!(driver, Driver::Waits) && room::may_make(seen, plan);
                 executors::step(job, seen, wanted(job), may_make, now, plan);
                 conditions::underway(job, &driver, seen, now, plan);
             }

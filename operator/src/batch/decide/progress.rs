@@ -21,7 +21,7 @@ pub fn note(before: &BatchJobStatus, seen: &Seen, now: Timestamp, plan: &mut Pla
         plan.status.last_error = Some(of_problem(problem));
     }
     let text = Some(words(report));
-    if text == plan.status.progress {
+    if text == plan.status.progress && report.first_task_ms.is_some() == plan.status.first_task_time.is_some() {
         return;
     }
     // The first comes with what else is written of a beginning.
@@ -31,17 +31,21 @@ pub fn note(before: &BatchJobStatus, seen: &Seen, now: Timestamp, plan: &mut Pla
     if due || written_anyway {
         plan.status.progress = text;
         plan.status.progress_time = Some(now);
-        take_result(report, &mut plan.status);
+        take_facts(report, &mut plan.status);
     } else if let Some(time) = last {
         plan.look_again([time + EVERY].into_iter());
     }
 }
 
-/// Takes over the result, as soon as there is one: a driver that dies a moment later takes it with it.
-pub fn take_result(report: &JobReport, status: &mut BatchJobStatus) {
+/// Takes over the result and the sums, as soon as there are any: a driver that dies a moment later takes them with it.
+pub fn take_facts(report: &JobReport, status: &mut BatchJobStatus) {
     if report.phase.is_terminal() {
         status.progress = Some(words(report));
     }
+    status.tasks_rerun = report.counters.tasks_rerun;
+    status.first_task_time = report
+        .first_task_ms
+        .and_then(|time| Timestamp::from_millisecond(i64::try_from(time).ok()?).ok());
     if let Some(result) = &report.result {
         let known = status
             .result

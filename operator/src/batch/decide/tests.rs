@@ -127,6 +127,7 @@ fn pod(role: PodRole, number: u32, state: PodState) -> PodSeen {
         name,
         created: Some(at(0)),
         ended: None,
+        memory: None,
         state,
     }
 }
@@ -182,6 +183,11 @@ fn cases() -> BTreeMap<&'static str, Story> {
     let mut no_executors = Story::begin(json!({}));
     no_executors.driver(1, PodState::Running { ready: true });
     put("a driver without executors", no_executors.decide(5));
+    let mut slow = Story::begin(json!({}));
+    slow.driver(1, PodState::Waiting(None));
+    slow.executor(1, PodState::Waiting(None));
+    slow.executor(2, PodState::Waiting(None));
+    put("a driver that starts slowly", slow.decide(8));
     let no_image = || waits(Reason::ImagePullFailed, "Back-off pulling image");
     put("a driver without an image", Story::driver_is(json!({}), no_image()));
     let no_start = waits(Reason::ContainerFailed, "secret \"bucket\" not found");
@@ -193,6 +199,18 @@ fn cases() -> BTreeMap<&'static str, Story> {
     no_executors.executor(1, no_image());
     no_executors.executor(2, no_image());
     put("executors without an image", no_executors.decide(5));
+
+    let no_room = || waits(Reason::Unschedulable, "0/3 nodes are available: 3 Insufficient cpu");
+    let mut gives_way = Story::begin(json!({}));
+    gives_way.driver(1, PodState::Running { ready: true });
+    gives_way.executor(1, no_room());
+    gives_way.executor(2, no_room());
+    put("no room for executors", gives_way.clone().decide(29));
+    let gives_way = gives_way.decide(61);
+    put("no room for executors for too long", gives_way.clone());
+    let mut comes_back = gives_way;
+    comes_back.seen = Seen::default();
+    put("no room for executors, and the wait is over", comes_back.decide(65));
 
     put("a driver evicted", Story::driver_is(json!({}), leaving()));
     put("a driver lost", Story::driver_is(json!({}), lost()));
@@ -268,6 +286,7 @@ fn told(story: &Story) -> Value {
         make,
         status,
         end,
+        gone,
         remove,
         notes,
         next,
@@ -289,6 +308,7 @@ fn told(story: &Story) -> Value {
     json!({
         "make": make.iter().map(order).collect::<Vec<_>>(),
         "end": end.iter().map(|order| &order.name).collect::<Vec<_>>(),
+        "the driver is told of": gone,
         "remove": remove,
         "state": status.state,
         "conditions": status.conditions.iter().map(condition).collect::<Vec<_>>(),
