@@ -2,16 +2,36 @@
 //! story that needs one cannot run.
 
 use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
 use std::process::Command;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, Client};
 
 use crate::process::succeeds;
 
 /// The script of the test cluster.
+fn script() -> OsString {
+    env::var_os("TRIREME_CLUSTER_SCRIPT").unwrap_or_else(|| "e2e/cluster/cluster".into())
+}
+
 fn cluster(arguments: &[&str]) {
-    let script = env::var_os("TRIREME_CLUSTER_SCRIPT").unwrap_or_else(|| "e2e/cluster/cluster".into());
-    if let Err(error) = succeeds(Command::new(script).args(arguments)) {
+    if let Err(error) = succeeds(Command::new(script()).args(arguments)) {
         panic!("the test cluster: {error}");
     }
+}
+
+/// Where the test cluster keeps what there is of it, its nodes' disks included.
+pub fn cluster_folder() -> PathBuf {
+    let kubeconfig = env::var_os("KUBECONFIG").unwrap_or_else(|| panic!("KUBECONFIG names no cluster"));
+    let folder = PathBuf::from(kubeconfig).parent().map(PathBuf::from);
+    folder
+        .filter(|folder| folder.join("node1").is_dir())
+        .unwrap_or_else(|| panic!("this is not the test cluster"))
 }
 
 /// A node of the test cluster. Broken nodes are mended when this is dropped, so that the next story finds them whole.
@@ -44,6 +64,15 @@ impl Node {
         self.broken = Some("heal");
     }
 
+    /// Writes `bytes` into an emptyDir volume of a pod on it, as a program does that forgets to clean up.
+    pub fn fill(&self, pod: &Pod, volume: &str, bytes: u64) {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let kubelet = cluster_folder().join(format!("node{}/var/lib/kubelet", self.number));
+        let path = kubelet.join(format!("pods/{uid}/volumes/kubernetes.io~empty-dir/{volume}/filler"));
+        let filled = File::create(&path).and_then(|mut file| io::copy(&mut io::repeat(b'x').take(bytes), &mut file));
+        filled.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
     /// As before.
     pub fn mend(&mut self) {
         if let Some(remedy) = self.broken.take() {
@@ -59,27 +88,32 @@ impl Drop for Node {
         }
         // Another panic here would hide the first.
         if let Some(remedy) = self.broken.take() {
-            let script = env::var_os("TRIREME_CLUSTER_SCRIPT").unwrap_or_else(|| "e2e/cluster/cluster".into());
-            drop(Command::new(script).args([remedy, &self.number]).status());
+            drop(Command::new(script()).args([remedy, &self.number]).status());
         }
     }
 }
 
-/// Takes away the network of a node.
-pub fn cut(node: &str) -> Node {
-    let mut node = Node::named(node);
-    node.cut();
-    node
+/// An API server that is away until this is dropped.
+pub struct ApiServer(());
+
+impl ApiServer {
+    /// Kills it.
+    pub fn stop() -> ApiServer {
+        cluster(&["stop", "api"]);
+        ApiServer(())
+    }
 }
 
-/// Gives it back.
-pub fn heal(mut node: Node) {
-    node.mend();
-}
-
-/// Stops or starts the API server.
-pub fn api_server(command: &str) {
-    cluster(&[command, "api"]);
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        let script = script();
+        let started = succeeds(Command::new(script).args(["start", "api"]));
+        if let Err(error) = started
+            && !std::thread::panicking()
+        {
+            panic!("the API server does not come back: {error}");
+        }
+    }
 }
 
 /// Kills, with SIGKILL, the processes of this machine whose command line has `pattern`, and says how many there were. On the
@@ -103,5 +137,33 @@ impl Operator {
     /// Kills every replica, with SIGKILL; the kubelet starts them again.
     pub fn kill() -> usize {
         kill_processes("^/usr/local/bin/trireme-operator run")
+    }
+
+    /// When the youngest process of a replica started, as the kubelet has it.
+    pub async fn last_start(client: &Client) -> Option<String> {
+        let pods: Api<Pod> = Api::all(client.clone());
+        let ours = ListParams::default().labels("app.kubernetes.io/name=trireme");
+        let pods = pods.list(&ours).await.expect("pods can be listed");
+        let statuses = pods
+            .into_iter()
+            .filter_map(|pod| pod.status?.container_statuses)
+            .flatten();
+        let started = statuses.filter_map(|status| status.state?.running?.started_at);
+        started.map(|time| time.0.to_string()).max()
+    }
+
+    /// Bytes of memory that each replica holds.
+    pub fn memory() -> Vec<u64> {
+        let found = Command::new("pgrep")
+            .args(["--full", "--", "^/usr/local/bin/trireme-operator run"])
+            .output();
+        let found = found.unwrap_or_else(|error| panic!("pgrep: {error}"));
+        let ids = String::from_utf8_lossy(&found.stdout).into_owned();
+        let resident = |id: &str| {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+            Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+        };
+        ids.lines().filter_map(resident).collect()
     }
 }

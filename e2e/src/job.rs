@@ -24,6 +24,23 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// One that somebody else has applied.
+    pub async fn find(lab: &'a Lab, name: &str) -> Job<'a> {
+        let object = lab.jobs().get(name).await;
+        let object = object.unwrap_or_else(|error| panic!("{name}: {error}"));
+        Job::new(lab, name, object.uid().unwrap_or_default())
+    }
+
+    /// Waits until it has no pods.
+    pub async fn until_no_pods(&self) {
+        let list = ListParams::default().labels(&format!("trireme.dev/job={}", self.name));
+        for pod in self.lab.api::<Pod>().list(&list).await.expect("pods can be listed") {
+            let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+            let gone = await_condition(self.lab.api::<Pod>(), &name, conditions::is_deleted(&uid));
+            drop(self.lab.within(&format!("the end of pod {name}"), gone).await);
+        }
+    }
+
     /// Waits until its status is as `reached` says, and gives it.
     pub async fn until(&self, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         let holds = |object: Option<&DynamicObject>| object.is_some_and(|object| reached(&object.data["status"]));

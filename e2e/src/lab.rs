@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::job::Job;
+use crate::reasons::Reasons;
 
 /// A debug build on two cores that also run the cluster: what needs more than this hangs.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -21,6 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Lab {
     pub client: Client,
     pub namespace: String,
+    reasons: Reasons,
 }
 
 impl Lab {
@@ -32,7 +34,12 @@ impl Lab {
         config.read_timeout = None;
         let client = Client::try_from(config).expect("the kubeconfig has been read");
         let namespace = format!("e2e-{story}-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
-        let lab = Lab { client, namespace };
+        let reasons = Reasons::of(Api::namespaced_with(client.clone(), &namespace, &batch_jobs()));
+        let lab = Lab {
+            client,
+            namespace,
+            reasons,
+        };
         let object = Namespace {
             metadata: ObjectMeta {
                 name: Some(lab.namespace.clone()),
@@ -128,6 +135,7 @@ impl Lab {
 
     /// Removes the namespace, after it was seen that its jobs have left nothing behind.
     pub async fn close(self) {
+        self.reasons.write_down(self.api()).await;
         let jobs = self
             .jobs()
             .list(&ListParams::default())

@@ -10,11 +10,12 @@ mod faults;
 mod job;
 mod lab;
 mod process;
+mod reasons;
 mod store;
 
 pub use audit::{Audit, Write};
-pub use faults::{Node, Operator, api_server, cut, heal, kill_processes};
-pub use job::Job;
+pub use faults::{ApiServer, Node, Operator, cluster_folder, kill_processes};
+pub use job::{Job, condition};
 pub use lab::{Lab, PATIENCE};
 pub use process::{engine, kubectl, succeeds};
 pub use store::Store;

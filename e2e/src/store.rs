@@ -21,10 +21,15 @@ pub struct Store {
 impl Store {
     /// A folder of its own in the bucket, and the Secret `s3` with the keys.
     pub async fn open(lab: &Lab) -> Store {
+        Store::open_as(lab, "s3").await
+    }
+
+    /// The same, with a Secret of another name.
+    pub async fn open_as(lab: &Lab, secret: &str) -> Store {
         let endpoint = std::env::var("TRIREME_E2E_S3").expect("TRIREME_E2E_S3 names the object store: see e2e/run");
         let secret = Secret {
             metadata: ObjectMeta {
-                name: Some("s3".to_owned()),
+                name: Some(secret.to_owned()),
                 ..ObjectMeta::default()
             },
             data: Some(
@@ -54,6 +59,14 @@ impl Store {
 
     /// The rows of a query over what is in it, as JSON, read by this machine.
     pub fn query(&self, sql: &str) -> Value {
+        self.try_query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// The same, for what may not be there.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn try_query(&self, sql: &str) -> Result<Value, String> {
         let folder = std::env::temp_dir().join(format!("trireme-e2e-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
         for (name, text) in files(&self.endpoint) {
@@ -63,9 +76,10 @@ impl Store {
         let printed =
             crate::process::engine(&["sql", "--quiet", "--output", "json", "--credentials", &path, "-c", sql]);
         drop(std::fs::remove_dir_all(&folder));
-        let printed = printed.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let printed = printed?;
         let last = printed.lines().last().unwrap_or_default();
-        serde_json::from_str::<Value>(last).unwrap_or_else(|error| panic!("{printed}: {error}"))["rows"].clone()
+        let result: Value = serde_json::from_str(last).map_err(|error| format!("{printed}: {error}"))?;
+        Ok(result["rows"].clone())
     }
 }
 

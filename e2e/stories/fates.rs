@@ -3,52 +3,17 @@
 use std::collections::HashSet;
 
 use kube::ResourceExt;
-use serde_json::{Value, json};
-use trireme_e2e::{Job, Lab, Node, Operator, Store, kill_processes, kubectl};
+use serde_json::json;
+use trireme_e2e::{Lab, Node, Store, kill_processes, kubectl};
 
-/// Rows of the table that the jobs of these stories write.
-const LINES: u64 = 6_001_215;
-
-/// A job of some seconds that writes a table to the store. Nodes of the test cluster have room for two of its pods at most:
-/// stories that take a node away ask for one executor.
-async fn copy<'a>(lab: &'a Lab, store: &Store, executors: u32) -> Job<'a> {
-    let mut spec = store.fields();
-    spec["sql"] = json!(format!(
-        "COPY (SELECT l_orderkey, l_linenumber, l_quantity FROM tpch.sf1.lineitem ORDER BY l_orderkey, l_linenumber) \
-         TO '{}' STORED AS PARQUET;\nSELECT 1 AS done",
-        store.url("lines")
-    ));
-    spec["executors"] = json!({ "min": executors, "memory": "1Gi" });
-    spec["driver"] = json!({ "memory": "1Gi" });
-    lab.apply("copy", spec).await
-}
-
-/// The table is there once, whole.
-fn check(store: &Store) {
-    let rows = store.query(&format!(
-        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'; \
-         SELECT count(*) AS lines, count(DISTINCT l_orderkey * 8 + l_linenumber) AS keys FROM t",
-        store.url("lines")
-    ));
-    assert_eq!(
-        (rows[0]["lines"].as_u64(), rows[0]["keys"].as_u64()),
-        (Some(LINES), Some(LINES)),
-        "{rows}"
-    );
-}
-
-fn charged(status: &Value) -> (u64, u64) {
-    let count = |budget: &str| status["retries"][budget].as_u64().unwrap_or_default();
-    (count("application"), count("infrastructure"))
-}
+use crate::copy::{self, charged, check, copy, under_way};
 
 #[tokio::test]
 #[ignore = "needs a cluster: make e2e"]
 async fn a_killed_driver_is_followed_by_another() {
     let lab = Lab::open("kill-driver").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 2).await;
-    job.condition("Ready", "True").await;
+    let job = under_way(&lab, &store, 2).await;
     let run = job.status().await["run"].as_str().unwrap().to_owned();
     assert!(
         kill_processes(&format!("trireme driver .*--run={run}")) > 0,
@@ -66,8 +31,7 @@ async fn a_killed_driver_is_followed_by_another() {
 async fn a_deleted_driver_is_followed_by_another() {
     let lab = Lab::open("delete-driver").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 2).await;
-    job.condition("Ready", "True").await;
+    let job = under_way(&lab, &store, 2).await;
     kubectl(&[
         "--namespace",
         &lab.namespace,
@@ -123,8 +87,7 @@ async fn executors_killed_in_a_loop_cost_nobody_anything() {
 async fn a_drained_node_takes_nothing_with_it() {
     let lab = Lab::open("drain").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 1).await;
-    job.condition("Ready", "True").await;
+    let job = under_way(&lab, &store, 1).await;
     let (_, node) = job.driver(1).await;
     let selector = format!("--pod-selector=trireme.dev/job={}", job.name);
     kubectl(&[
@@ -148,8 +111,7 @@ async fn a_drained_node_takes_nothing_with_it() {
 async fn power_loss_of_the_drivers_node() {
     let lab = Lab::open("power").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 1).await;
-    job.condition("Ready", "True").await;
+    let job = under_way(&lab, &store, 1).await;
     let (_, node) = job.driver(1).await;
     let mut node = Node::named(&node);
     node.crash();
@@ -165,8 +127,7 @@ async fn power_loss_of_the_drivers_node() {
 async fn a_driver_that_is_cut_off_commits_nothing_twice() {
     let lab = Lab::open("partition").await;
     let store = Store::open(&lab).await;
-    let job = copy(&lab, &store, 1).await;
-    job.condition("Ready", "True").await;
+    let job = under_way(&lab, &store, 1).await;
     let (_, node) = job.driver(1).await;
     let mut node = Node::named(&node);
     node.cut();
@@ -181,28 +142,125 @@ async fn a_driver_that_is_cut_off_commits_nothing_twice() {
     lab.close().await;
 }
 
+/// The driver on node 1, the executor anywhere else.
+fn apart(store: &Store) -> serde_json::Value {
+    let mut spec = copy::spec(store, 1);
+    spec["driver"]["podTemplate"] = json!({ "spec": { "nodeSelector": { "kubernetes.io/hostname": "node1" } } });
+    let elsewhere = json!({ "key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["node1"] });
+    spec["executors"]["podTemplate"] = json!({ "spec": { "affinity": { "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [{ "matchExpressions": [elsewhere] }] },
+    } } } });
+    spec
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster: make e2e"]
-async fn an_operator_that_is_killed_loses_no_job() {
-    let lab = Lab::open("kill-operator").await;
-    let mut killed = 0;
-    // Two at a time: that is the room there is.
-    for round in 0..3 {
-        let mut jobs = Vec::new();
-        for number in [round * 2, round * 2 + 1] {
-            let spec = json!({ "sql": format!("SELECT {number} AS number, count(*) AS c FROM tpch.sf1.orders") });
-            jobs.push((number, lab.apply(&format!("job-{number}"), spec).await));
-            // The second time it may not be back yet.
-            killed += Operator::kill();
-        }
-        for (number, job) in jobs {
-            let status = job.complete().await;
-            assert_eq!(status["driver"]["attempt"], 1, "{status:#}");
-            let preview = status["result"]["preview"].as_str().unwrap_or_default();
-            assert!(preview.contains(&number.to_string()), "{status:#}");
-            job.delete().await;
-        }
+async fn power_loss_of_an_executors_node() {
+    let lab = Lab::open("power-executor").await;
+    let store = Store::open(&lab).await;
+    let job = lab.apply("copy", apart(&store)).await;
+    job.condition("Ready", "True").await;
+    let executor = job.until_runs("copy-exec-1").await;
+    let mut node = Node::named(&executor.spec.and_then(|spec| spec.node_name).unwrap_or_default());
+    node.crash();
+    let status = job.complete().await;
+    node.mend();
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
+    assert_eq!(status["driver"]["attempt"], 1, "{status:#}");
+    assert_eq!(status["executors"]["lost"], 1, "{status:#}");
+    check(&store);
+    lab.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn a_driver_evicted_for_its_disk_is_followed_by_another() {
+    let lab = Lab::open("disk-driver").await;
+    let store = Store::open(&lab).await;
+    let mut spec = copy::spec(&store, 1);
+    spec["driver"]["scratch"] = json!({ "size": "64Mi" });
+    // Executors that no node takes at first: a kubelet looks at disks only now and then.
+    spec["executors"]["podTemplate"] = json!({ "spec": { "nodeSelector": { "kubernetes.io/hostname": "node2" } } });
+    kubectl(&["cordon", "node2"]).unwrap();
+    let job = lab.apply("copy", spec).await;
+    let (name, node) = job.driver(1).await;
+    let pod = job.until_runs(&name).await;
+    Node::named(&node).fill(&pod, "scratch", 80 << 20);
+    let told = job
+        .until("an eviction", |status| status["driver"]["attempt"] == 2)
+        .await;
+    kubectl(&["uncordon", "node2"]).unwrap();
+    assert_eq!(charged(&told), (0, 1), "{told:#}");
+    let status = job.complete().await;
+    assert_eq!(charged(&status), (0, 1), "{status:#}");
+    let events = kubectl(&[
+        "--namespace",
+        &lab.namespace,
+        "get",
+        "events",
+        "--field-selector",
+        "reason=DriverLost",
+    ]);
+    let events = events.unwrap();
+    assert!(events.contains("exceeds the limit"), "{events}");
+    check(&store);
+    lab.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn an_executor_that_runs_out_of_memory_is_followed_by_a_larger_one() {
+    let lab = Lab::open("memory").await;
+    let store = Store::open(&lab).await;
+    let mut spec = copy::spec(&store, 1);
+    spec["executors"]["memory"] = json!("128Mi");
+    let job = lab.apply("copy", spec).await;
+    let status = job.complete().await;
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
+    assert!(status["executors"]["outOfMemory"].as_u64() >= Some(1), "{status:#}");
+    assert!(status["executors"]["memory"].is_string(), "{status:#}");
+    check(&store);
+    lab.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn suspended_in_the_middle_and_resumed() {
+    let lab = Lab::open("suspend-copy").await;
+    let store = Store::open(&lab).await;
+    let job = under_way(&lab, &store, 1).await;
+    job.patch(json!({ "suspend": true })).await;
+    job.condition("Suspended", "True").await;
+    for role in ["driver", "executor"] {
+        assert!(job.pods(role).await.is_empty(), "a {role} of a suspended job");
     }
-    assert!(killed > 0, "no operator runs here");
+    job.patch(json!({ "suspend": false })).await;
+    let status = job.complete().await;
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
+    check(&store);
+    lab.close().await;
+}
+
+/// On the way down an executor is drained: it finishes what it runs, and what it has made is read before it leaves.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn scaled_up_and_down_in_the_middle() {
+    let lab = Lab::open("scale-copy").await;
+    let store = Store::open(&lab).await;
+    let job = under_way(&lab, &store, 1).await;
+    let scale = |count: &str| {
+        let replicas = format!("--replicas={count}");
+        kubectl(&["--namespace", &lab.namespace, "scale", "batchjob/copy", &replicas])
+    };
+    scale("2").unwrap();
+    job.until("two executors", |status| status["executors"]["ready"] == 2)
+        .await;
+    scale("1").unwrap();
+    let status = job.complete().await;
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
+    assert_eq!(status["executors"]["highest"], 2, "{status:#}");
+    assert_eq!(status["executors"]["lost"], 0, "{status:#}");
+    assert_eq!(status["tasksRerun"], 0, "{status:#}");
+    check(&store);
     lab.close().await;
 }

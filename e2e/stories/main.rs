@@ -1,6 +1,11 @@
 //! Stories on a real Kubernetes. One binary; each story has a namespace of its own. They need a cluster with the operator
 //! installed, so that `cargo test` leaves them out: `make e2e` brings one up and runs them.
 
+mod control_plane;
+mod copy;
+mod endings;
 mod fates;
 mod hello;
 mod limits;
+mod reasons;
+mod secrecy;

@@ -76,7 +76,8 @@ TOML
 }
 
 # failCgroupV1: 1.35 refuses to start on version 1 by default. imageGC: images were loaded by hand, nothing could fetch them
-# again. evictionHard: a test machine's disk is often nearly full, and that is nobody's business here.
+# again. evictionHard: a test machine's disk is often nearly full, and that is nobody's business here. crashLoopBackOff: what a
+# test has killed a dozen times is to be back at once.
 kubelet_settings() { # N
     cat <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -100,6 +101,7 @@ nodeStatusReportFrequency: 5m
 serializeImagePulls: false
 imageGCHighThresholdPercent: 100
 localStorageCapacityIsolation: true
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 YAML
 }
