@@ -45,6 +45,13 @@ e2e: build ## the stories on a real Kubernetes; brings one up where KUBECONFIG n
 	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
 	@$(STEP) e2e e2e/run
 
+.PHONY: bench-operator
+bench-operator: build ## what the operator costs, on the project's own cluster, into bench/results; needs root
+	cargo build $(CARGO_FLAGS) --example figures
+	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
+	@mkdir -p bench/results
+	@TRIREME_E2E_COMMAND="$(CARGO_TARGET_DIR)/debug/examples/figures bench/results/operator.md" $(STEP) bench-operator e2e/run
+
 .PHONY: charts
 charts: ## lint, render and check the charts, their values and what is generated of them
 	@$(STEP) cluster-setup e2e/cluster/setup.sh --install

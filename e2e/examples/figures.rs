@@ -1,4 +1,5 @@
-//! What the operator costs, measured on the project's own cluster: `make bench-operator`. Prints a page of Markdown.
+//! What the operator costs, measured on the project's own cluster: `make bench-operator`. Writes a page of Markdown to the file
+//! that its argument names, and prints it.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -19,13 +20,28 @@ const WATCHED: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() {
-    println!(
-        "# The operator in figures\n\nKubernetes on {} cores, three nodes; a debug build.\n",
+    let mut page = Page(String::new());
+    page.say(&format!(
+        "# The operator in figures\n\nKubernetes on {} cores, three nodes; a development build.\n",
         cores()
-    );
-    println!("Memory of its replicas, idle: {}.\n", memory());
-    starts().await;
-    many().await;
+    ));
+    page.say(&format!("Memory of its replicas, idle: {}.\n", memory()));
+    starts(&mut page).await;
+    many(&mut page).await;
+    if let Some(path) = std::env::args_os().nth(1) {
+        std::fs::write(&path, page.0).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+/// What is measured, for people.
+struct Page(String);
+
+impl Page {
+    fn say(&mut self, line: &str) {
+        println!("{line}");
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
 }
 
 fn cores() -> usize {
@@ -42,7 +58,7 @@ fn memory() -> String {
 }
 
 /// From the return of `kubectl apply` to the first task and to the end, and what was written.
-async fn starts() {
+async fn starts(page: &mut Page) {
     let lab = Lab::open("starts").await;
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/examples/batch/hello.yaml");
     let (mut first, mut whole, mut objects, mut statuses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -77,8 +93,10 @@ async fn starts() {
         statuses.push(writes.iter().filter(|write| write.subresource == "status").count() as f64);
     }
     lab.close().await;
-    println!("`manifests/examples/batch/hello.yaml`, {RUNS} times, one after the other, the image being there:\n");
-    println!("| | p50 | p95 | most |\n|---|---|---|---|");
+    page.say(&format!(
+        "`manifests/examples/batch/hello.yaml`, {RUNS} times, one after the other, the image being there:\n"
+    ));
+    page.say("| | p50 | p95 | most |\n|---|---|---|---|");
     for (what, unit, mut values) in [
         ("`kubectl apply` returns, until the first task", " s", first),
         ("`kubectl apply` returns, until the job is complete", " s", whole),
@@ -87,18 +105,18 @@ async fn starts() {
     ] {
         values.sort_by(f64::total_cmp);
         let at = |percent: usize| values[(values.len() * percent).div_ceil(100).max(1) - 1];
-        println!(
+        page.say(&format!(
             "| {what} | {:.2}{unit} | {:.2}{unit} | {:.2}{unit} |",
             at(50),
             at(95),
             at(100)
-        );
+        ));
     }
-    println!();
+    page.say("");
 }
 
 /// Many jobs whose pods seem to run, on nodes that only seem to be there; then all of them have ended.
-async fn many() {
+async fn many(page: &mut Page) {
     let kwok = Kwok::start();
     let lab = Lab::open("many").await;
     let mut jobs = Vec::new();
@@ -114,10 +132,10 @@ async fn many() {
         job.until("an executor", |status| status["executors"]["ready"] == 1)
             .await;
     }
-    println!(
+    page.say(&format!(
         "Memory with {MANY} jobs alive, each with a driver and an executor: {}.\n",
         memory()
-    );
+    ));
     for job in &jobs {
         job.patch(json!({ "activeDeadlineSeconds": 1 })).await;
     }
@@ -133,14 +151,14 @@ async fn many() {
     tokio::time::sleep(WATCHED).await;
     let writes = audit.writes();
     let leases = writes.iter().filter(|write| write.resource == "leases").count();
-    println!("Memory with {MANY} jobs that have ended: {}.\n", memory());
-    println!(
+    page.say(&format!("Memory with {MANY} jobs that have ended: {}.\n", memory()));
+    page.say(&format!(
         "Writes in {} s with {MANY} jobs that have ended: {leases} of the Lease, {} others.\n",
         WATCHED.as_secs(),
         writes.len() - leases
-    );
+    ));
     for write in writes.iter().filter(|write| write.resource != "leases") {
-        println!("- {write:?}");
+        page.say(&format!("- {write:?}"));
     }
     lab.close().await;
     drop(kwok);

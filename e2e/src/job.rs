@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::wait::conditions;
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
@@ -36,7 +36,9 @@ impl<'a> Job<'a> {
         let list = ListParams::default().labels(&format!("trireme.dev/job={}", self.name));
         for pod in self.lab.api::<Pod>().list(&list).await.expect("pods can be listed") {
             let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
-            let gone = await_condition(self.lab.api::<Pod>(), &name, conditions::is_deleted(&uid));
+            let gone = self
+                .lab
+                .watched(self.lab.api::<Pod>(), &name, conditions::is_deleted(&uid));
             drop(self.lab.within(&format!("the end of pod {name}"), gone).await);
         }
     }
@@ -44,9 +46,8 @@ impl<'a> Job<'a> {
     /// Waits until its status is as `reached` says, and gives it.
     pub async fn until(&self, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         let holds = |object: Option<&DynamicObject>| object.is_some_and(|object| reached(&object.data["status"]));
-        let waiting = await_condition(self.lab.jobs(), &self.name, holds);
+        let waiting = self.lab.watched(self.lab.jobs(), &self.name, holds);
         let object = self.lab.within(&format!("{what} of {}", self.name), waiting).await;
-        let object = object.unwrap_or_else(|error| panic!("a watch of {} failed: {error}", self.name));
         object.unwrap_or_else(|| panic!("{} is gone", self.name)).data["status"].clone()
     }
 
@@ -100,11 +101,9 @@ impl<'a> Job<'a> {
 
     /// Waits until a pod is there and `reached` says so.
     pub async fn until_pod(&self, pod: &str, what: &str, reached: impl Fn(&Pod) -> bool) -> Pod {
-        let waiting = await_condition(self.lab.api::<Pod>(), pod, |seen: Option<&Pod>| {
-            seen.is_some_and(&reached)
-        });
+        let holds = |seen: Option<&Pod>| seen.is_some_and(&reached);
+        let waiting = self.lab.watched(self.lab.api::<Pod>(), pod, holds);
         let seen = self.lab.within(&format!("{what} of pod {pod}"), waiting).await;
-        let seen = seen.unwrap_or_else(|error| panic!("a watch of {pod} failed: {error}"));
         seen.unwrap_or_else(|| panic!("pod {pod} is gone"))
     }
 
@@ -153,7 +152,9 @@ impl<'a> Job<'a> {
 
     /// Waits until it is gone.
     pub async fn until_gone(&self) {
-        let gone = await_condition(self.lab.jobs(), &self.name, conditions::is_deleted(&self.uid));
+        let gone = self
+            .lab
+            .watched(self.lab.jobs(), &self.name, conditions::is_deleted(&self.uid));
         drop(self.lab.within(&format!("the removal of {}", self.name), gone).await);
     }
 

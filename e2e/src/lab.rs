@@ -7,7 +7,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::wait::{Condition, await_condition, conditions};
 use kube::{Client, Config, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -85,6 +85,20 @@ impl Lab {
                 self.namespace,
                 self.picture().await
             ),
+        }
+    }
+
+    /// Waits until an object is as `holds` says, and gives it. A watch that breaks off, as it does when the API server is away
+    /// or a definition changes, begins anew.
+    pub async fn watched<K>(&self, api: Api<K>, name: &str, holds: impl Condition<K>) -> Option<K>
+    where
+        K: Clone + Debug + Send + DeserializeOwned + kube::Resource + 'static,
+    {
+        loop {
+            match await_condition(api.clone(), name, |object: Option<&K>| holds.matches_object(object)).await {
+                Ok(object) => return object,
+                Err(error) => eprintln!("a watch of {name} was broken off: {error}"),
+            }
         }
     }
 
@@ -172,7 +186,7 @@ impl Lab {
         let ours = ListParams::default().labels("app.kubernetes.io/managed-by=trireme-operator");
         for object in self.api::<K>().list(&ours).await.expect("objects can be listed") {
             let (name, uid) = (object.name_any(), object.uid().unwrap_or_default());
-            let gone = await_condition(self.api::<K>(), &name, conditions::is_deleted(&uid));
+            let gone = self.watched(self.api::<K>(), &name, conditions::is_deleted(&uid));
             drop(self.within(&format!("the end of {} {name}", K::kind(&())), gone).await);
         }
     }

@@ -213,7 +213,7 @@ async fn an_executor_that_runs_out_of_memory_is_followed_by_a_larger_one() {
     let lab = Lab::open("memory").await;
     let store = Store::open(&lab).await;
     let mut spec = copy::spec(&store, 1);
-    spec["executors"]["memory"] = json!("128Mi");
+    spec["executors"]["memory"] = json!("256Mi");
     let job = lab.apply("copy", spec).await;
     let status = job.complete().await;
     assert_eq!(charged(&status), (0, 0), "{status:#}");

@@ -138,59 +138,103 @@ async fn a_wrong_statement_is_the_users() {
     lab.close().await;
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: make e2e"]
-async fn what_cannot_be_run_is_refused_with_its_reason() {
-    let lab = Lab::open("invalid").await;
-    for (name, spec, told) in [
+/// Objects that are refused, and others that are changed while they run: between them they break every rule of the definition.
+fn invalid() -> (Vec<(&'static str, Value)>, Vec<Value>) {
+    let with = |name: &str, value: Value| {
+        let mut spec = json!({ "sql": "SELECT 1" });
+        spec[name] = value;
+        spec
+    };
+    let table = |compression: Value| json!([{ "name": "t", "location": "s3://b/t", "format": "parquet", "compression": compression }]);
+    let result = |format: &str, compression: &str| {
+        with(
+            "result",
+            json!({ "location": "s3://b/r", "format": format, "compression": compression }),
+        )
+    };
+    let made = vec![
+        ("both", with("sqlFrom", json!({ "file": "x" }))),
+        ("neither", json!({})),
         (
-            "both",
-            json!({ "sql": "SELECT 1", "sqlFrom": { "file": "x" } }),
-            "both sql and sqlFrom are set",
+            "two-sources",
+            json!({ "sqlFrom": { "file": "x", "configMapKeyRef": { "name": "x", "key": "x" } } }),
         ),
-        ("neither", json!({}), "neither sql nor sqlFrom is set"),
-        (
-            "max",
-            json!({ "sql": "SELECT 1", "executors": { "min": 4, "max": 2 } }),
-            "max must be at least min",
-        ),
-        ("unknown", json!({ "sql": "SELECT 1", "executers": {} }), "executers"),
-        ("a.b", json!({ "sql": "SELECT 1" }), "the name must be"),
+        ("max", with("executors", json!({ "min": 4, "max": 2 }))),
+        ("a.b", json!({ "sql": "SELECT 1" })),
         (
             "backoff",
-            json!({ "sql": "SELECT 1", "retries": { "backoff": { "initial": "2m", "max": "1m" } } }),
-            "initial must not be longer than max",
+            with("retries", json!({ "backoff": { "initial": "2m", "max": "1m" } })),
         ),
-    ] {
-        let refused = lab
-            .try_apply(name, spec)
-            .await
-            .err()
-            .unwrap_or_else(|| panic!("{name} was let in"));
-        assert!(refused.contains(told), "{name}: {refused}");
+        ("table", with("tables", table(json!("gzip")))),
+        ("parquet", result("parquet", "xz")),
+        ("arrow", result("arrow", "gzip")),
+        ("csv", result("csv", "snappy")),
+    ];
+    let changed = vec![
+        json!({ "sql": "SELECT 2" }),
+        json!({ "sql": null, "sqlFrom": { "file": "x" } }),
+        json!({ "tables": table(Value::Null) }),
+        json!({ "storage": "s3://b/s" }),
+        json!({ "result": { "location": "s3://b/r" } }),
+        json!({ "credentials": { "name": "other" } }),
+    ];
+    (made, changed)
+}
+
+/// What the rules of a schema say, at whatever depth: one text of each rule, or several of which one is said.
+fn messages(schema: &Value, into: &mut Vec<Vec<String>>) {
+    match schema {
+        Value::Object(fields) => {
+            for rule in fields
+                .get("x-kubernetes-validations")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                let quoted = rule["messageExpression"]
+                    .as_str()
+                    .map(|expression| expression.split('\'').skip(1).step_by(2));
+                let said = quoted.map(|texts| texts.map(str::to_owned).collect());
+                into.push(said.unwrap_or_else(|| vec![rule["message"].as_str().unwrap_or_default().to_owned()]));
+            }
+            fields.values().for_each(|field| messages(field, into));
+        }
+        Value::Array(items) => items.iter().for_each(|item| messages(item, into)),
+        _ => {}
     }
-    let job = lab
-        .apply(
-            "template",
-            json!({ "sql": "SELECT 1", "podTemplate": { "spec": { "affinty": { "a": 1 } } } }),
-        )
-        .await;
-    let status = job.condition("Accepted", "False").await;
-    assert!(status.to_string().contains("affinty"), "{status:#}");
-    lab.close().await;
 }
 
 #[tokio::test]
 #[ignore = "needs a cluster: make e2e"]
-async fn what_a_running_job_was_made_of_does_not_change() {
-    let lab = Lab::open("immutable").await;
-    let job = lab.apply("immutable", waiting()).await;
+async fn every_rule_refuses_in_its_words() {
+    let lab = Lab::open("invalid").await;
+    let (made, changed) = invalid();
+    let mut told = Vec::new();
+    for (name, spec) in made {
+        let refused = lab.try_apply(name, spec).await.err();
+        told.push(refused.unwrap_or_else(|| panic!("{name} was let in")));
+    }
+    let job = lab.apply("running", waiting()).await;
     job.until("the start", |status| status["startTime"].is_string()).await;
-    let refused = job.try_patch(json!({ "sql": "SELECT 2" })).await.unwrap_err();
-    assert!(
-        refused.contains("spec.sql cannot be changed while the job runs"),
-        "{refused}"
-    );
-    job.patch(json!({ "ttlSecondsAfterFinished": 60 })).await;
+    for change in changed {
+        let refused = job.try_patch(change.clone()).await.err();
+        told.push(refused.unwrap_or_else(|| panic!("{change} was let in")));
+    }
+    // What may be changed, may be.
+    job.patch(json!({ "ttlSecondsAfterFinished": 60, "activeDeadlineSeconds": 3600 }))
+        .await;
+    let definition = kubectl(&["get", "crd", "batchjobs.trireme.dev", "-o", "json"]).unwrap();
+    let mut rules = Vec::new();
+    messages(&serde_json::from_str(&definition).unwrap(), &mut rules);
+    assert!(rules.len() >= 15, "{rules:#?}");
+    for rule in rules {
+        let said = rule.iter().any(|text| told.iter().any(|told| told.contains(text)));
+        assert!(said, "nothing was refused with {rule:?}:\n{}", told.join("\n"));
+    }
+    let unknown = lab
+        .try_apply("unknown", json!({ "sql": "SELECT 1", "executers": {} }))
+        .await
+        .err();
+    assert!(unknown.is_some_and(|told| told.contains("executers")));
     lab.close().await;
 }

@@ -2,8 +2,6 @@
 //! end of `e2e/run` none may be missing.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use serde_json::{Value, json};
 use trireme_e2e::{Job, Lab, condition, kill_processes, kubectl};
@@ -77,20 +75,55 @@ async fn statements_that_come_later() {
     lab.close().await;
 }
 
-const DEFINITION: &str = "batchjobs.trireme.dev";
-
-/// Changes what the API server knows of BatchJobs. The list of versions is one value to a merge.
-fn put(spec: &Value) -> Result<String, String> {
-    let patch = json!({ "spec": spec }).to_string();
-    kubectl(&["patch", "crd", DEFINITION, "--type=merge", "--patch", &patch])
+/// The definition of BatchJobs as it was, put back when this is dropped. Changed in the name of whoever installed it, who would
+/// otherwise find that somebody else has a hand in it.
+struct Definition {
+    manager: String,
+    object: Value,
 }
 
-/// The definition as it was, put back when this is dropped.
-struct Definition(Value);
+impl Definition {
+    fn now() -> Definition {
+        let command = [
+            "get",
+            "crd",
+            "batchjobs.trireme.dev",
+            "-o",
+            "json",
+            "--show-managed-fields",
+        ];
+        let object: Value = serde_json::from_str(&kubectl(&command).unwrap()).unwrap();
+        let (metadata, none) = (&object["metadata"], Vec::new());
+        let managers = metadata["managedFields"].as_array().unwrap_or(&none);
+        let applied = managers.iter().find(|manager| manager["operation"] == "Apply");
+        let manager = applied
+            .and_then(|manager| manager["manager"].as_str())
+            .unwrap_or("kubectl");
+        Definition {
+            manager: manager.to_owned(),
+            object: json!({
+                "apiVersion": object["apiVersion"],
+                "kind": object["kind"],
+                "metadata": { "name": metadata["name"], "labels": metadata["labels"], "annotations": metadata["annotations"] },
+                "spec": object["spec"],
+            }),
+        }
+    }
+
+    fn put(&self, object: &Value) -> Result<String, String> {
+        let file = std::env::temp_dir().join(format!("trireme-e2e-{}.json", std::process::id()));
+        std::fs::write(&file, object.to_string()).map_err(|error| error.to_string())?;
+        let manager = format!("--field-manager={}", self.manager);
+        let path = file.display().to_string();
+        let put = kubectl(&["apply", "--server-side", "--force-conflicts", &manager, "-f", &path]);
+        drop(std::fs::remove_file(&file));
+        put
+    }
+}
 
 impl Drop for Definition {
     fn drop(&mut self) {
-        if let Err(error) = put(&self.0) {
+        if let Err(error) = self.put(&self.object) {
             eprintln!("the definition was not put back: {error}");
         }
     }
@@ -101,15 +134,13 @@ impl Drop for Definition {
 #[ignore = "needs a cluster: make e2e"]
 async fn an_object_that_cannot_be_read_stops_no_other() {
     let lab = Lab::open("unreadable").await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(lab.client.clone());
-    let ours = definitions.get(DEFINITION).await.unwrap();
-    let strict = Definition(serde_json::to_value(&ours.spec).unwrap());
-    let mut loose = strict.0.clone();
-    loose["versions"][0]["schema"] = json!({ "openAPIV3Schema": {
+    let strict = Definition::now();
+    let mut loose = strict.object.clone();
+    loose["spec"]["versions"][0]["schema"] = json!({ "openAPIV3Schema": {
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": true,
     } });
-    put(&loose).unwrap();
+    strict.put(&loose).unwrap();
     let bad = loop {
         // The API server takes a moment to go by the new schema.
         match lab.try_apply("unreadable", json!({ "sql": ["SELECT 1"] })).await {

@@ -1,6 +1,7 @@
 //! What the driver says about itself, on its way into the status: often enough to watch, seldom enough for the API server.
 
 use jiff::{SignedDuration, Timestamp};
+use trireme_spec::problem::ErrorClass;
 use trireme_spec::report::{JobReport, TaskCounts};
 
 use super::super::seen::Seen;
@@ -17,7 +18,9 @@ pub fn note(before: &BatchJobStatus, seen: &Seen, now: Timestamp, plan: &mut Pla
     if *attempt != plan.status.driver.attempt || plan.status.state != Some(JobState::Running) {
         return;
     }
-    if let Some(problem) = &report.last_error {
+    // That one was told to end is no error, whoever told it.
+    let problem = report.last_error.as_ref();
+    if let Some(problem) = problem.filter(|problem| problem.code.class() != ErrorClass::Cancelled) {
         plan.status.last_error = Some(of_problem(problem));
     }
     let text = Some(words(report));
