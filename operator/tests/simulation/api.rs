@@ -63,7 +63,11 @@ impl World {
         self.check
             .judge_pod(&self.store, origin, self.now_ms, &made, &container);
         self.machines.containers.insert(uid.clone(), container);
-        let wait = self.dice.between(20, 300);
+        let late_ms = match role {
+            PodRole::Driver => 0,
+            PodRole::Executor => self.scenario.executors_late_ms,
+        };
+        let wait = late_ms + self.dice.between(20, 300);
         self.later(wait, Happening::Schedule(uid));
         self.garbage();
         Ok(())

@@ -18,6 +18,8 @@ pub(crate) struct Scenario {
     pub(crate) chaos: Chaos,
     /// What each machine has room for: a driver takes 1, an executor 4.
     pub(crate) room: usize,
+    /// How much later than drivers the scheduler comes to executors.
+    pub(crate) executors_late_ms: u64,
     /// The first operator dies after so many writes.
     pub(crate) crash_after_write: Option<u64>,
     /// How long it takes until another one is there.
@@ -169,6 +171,7 @@ impl Scenario {
             acts,
             chaos: Chaos::default(),
             room: usize::MAX,
+            executors_late_ms: 0,
             crash_after_write: None,
             restart_ms: 2_000,
             end_ms: 1_800_000,
@@ -223,6 +226,7 @@ impl Scenario {
                 true => dice.between(4, 8) as usize,
                 false => usize::MAX,
             },
+            executors_late_ms: 0,
             crash_after_write: None,
             restart_ms: dice.between(500, 20_000) as i64,
             end_ms: until_ms + 1_800_000,

@@ -314,21 +314,15 @@ fn a_quota_that_is_raised() {
 /// Drivers take all the room there is, and wait for executors that find none: no job may hang for that.
 #[test]
 fn more_jobs_than_room() {
-    const NAMES: [&str; 17] = [
-        JOB, "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p",
-    ];
-    let jobs = NAMES.map(|name| {
-        JobPlan::new(
-            name,
-            1,
-            json!({ "retries": { "infrastructure": 0, "application": 0, "scheduling": 0 } }),
-        )
-    });
-    let mut scenario = Scenario::story(jobs.into(), Vec::new());
+    let budgets = json!({ "retries": { "infrastructure": 0, "application": 0, "scheduling": 0 } });
+    let names: Vec<&str> = (0..16).map(|number| &*format!("job-{number}").leak()).collect();
+    let jobs = names.iter().map(|name| JobPlan::new(name, 1, budgets.clone()));
+    let mut scenario = Scenario::story(jobs.collect(), Vec::new());
     scenario.room = 4;
+    scenario.executors_late_ms = 5_000;
     let all_complete = |world: &World| {
-        for name in NAMES {
-            let status = world.store.jobs[name].status.clone().unwrap_or_default();
+        for name in &names {
+            let status = world.store.jobs[*name].status.clone().unwrap_or_default();
             assert_eq!(status.state, Some(JobState::Complete), "state of {name}");
         }
     };
