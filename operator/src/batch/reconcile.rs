@@ -16,7 +16,7 @@ use crate::api::batch_job::{AnyBatchJob, BatchJob};
 use crate::api::condition::Reason;
 use crate::api::status::{BatchJobStatus, JobState};
 use crate::cluster::{Cluster, Failure, Follow};
-use crate::names::{self, JobKey, PodRole, RUN_ANNOTATION};
+use crate::names::{self, JobKey, PodRole, RUN_ANNOTATION, label};
 
 /// Requests that one visit has under way at a time.
 const SIDE_BY_SIDE: usize = 16;
@@ -265,6 +265,9 @@ async fn make(cluster: &dyn Cluster, settings: &Settings, look: &mut Look) -> Re
         let made: Vec<_> = stream::iter(making).buffer_unordered(SIDE_BY_SIDE).collect().await;
         for (order, made) in made {
             match made {
+                Err(failure @ Failure::Exists { .. }) if is_of_another_run(cluster, job, &order).await? => {
+                    return Err(failure.into());
+                }
                 // One that exists was made by a visit that was broken off.
                 Ok(()) | Err(Failure::Exists { .. }) => {}
                 Err(Failure::Refused { quota, message, .. }) => refused.push((order, quota, message)),
@@ -282,6 +285,16 @@ async fn make(cluster: &dyn Cluster, settings: &Settings, look: &mut Look) -> Re
 async fn make_pod(cluster: &dyn Cluster, pod: Pod, order: PodOrder) -> (PodOrder, Result<(), Failure>) {
     let made = cluster.create_pod(&pod).await;
     (order, made)
+}
+
+/// Whether the name is still, or again, that of a pod of another run. It has to go first, and is no attempt of this one.
+async fn is_of_another_run(cluster: &dyn Cluster, job: &ValidJob, order: &PodOrder) -> Result<bool, Failure> {
+    let name = names::pod(&job.key.name, order.role, order.number);
+    let pods = cluster.pods(&job.key).await?;
+    let run = |pod: &Pod| pod.metadata.labels.as_ref()?.get(label::RUN).cloned();
+    Ok(pods
+        .iter()
+        .any(|pod| pod.metadata.name.as_ref() == Some(&name) && run(pod).as_ref() != Some(&job.run)))
 }
 
 enum Dereferenced {

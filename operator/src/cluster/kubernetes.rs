@@ -22,9 +22,8 @@ use super::index::Index;
 use super::reports::Reports;
 use super::{Cached, Cluster, Failure, Follow, Said};
 use crate::api::batch_job::{AnyBatchJob, BatchJob};
-use crate::api::condition::{Condition, ConditionType, Reason};
 use crate::api::status::BatchJobStatus;
-use crate::batch::decide::{EndOrder, Note};
+use crate::batch::decide::{EndOrder, Note, unreadable};
 use crate::names::{JobKey, MANAGER, label};
 
 /// An API server that does not answer for so long is away.
@@ -203,10 +202,11 @@ impl Cluster for Kubernetes {
     async fn write_status(&self, job: &BatchJob, status: &BatchJobStatus) -> Result<(), Failure> {
         let api: Api<BatchJob> = self.api(&job.namespace().unwrap_or_default());
         let name = job.name_any();
+        // The version tells it from another of its name, too. Of a uid the API server takes no notice here.
         let written = json!({
             "apiVersion": API_VERSION,
             "kind": "BatchJob",
-            "metadata": { "name": name, "uid": job.metadata.uid, "resourceVersion": job.metadata.resource_version },
+            "metadata": { "name": name, "resourceVersion": job.metadata.resource_version },
             "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
@@ -221,22 +221,7 @@ impl Cluster for Kubernetes {
         let metadata = &object.metadata;
         let api: Api<AnyBatchJob> = self.api(metadata.namespace.as_deref().unwrap_or_default());
         let name = metadata.name.clone().unwrap_or_default();
-        let mut message = format!("{}; {}", object.error, Reason::UnreadableObject.remedy());
-        message.truncate(message.floor_char_boundary(4096));
-        let condition = Condition {
-            kind: ConditionType::Accepted,
-            status: false.into(),
-            reason: Reason::UnreadableObject.as_str().to_owned(),
-            message,
-            // The same at each try, so that saying it twice changes nothing.
-            last_transition_time: metadata
-                .creation_timestamp
-                .as_ref()
-                .map(|time| time.0)
-                .unwrap_or_default(),
-            observed_generation: metadata.generation,
-        };
-        let status = json!({ "observedGeneration": metadata.generation, "conditions": [condition] });
+        let status = json!({ "observedGeneration": metadata.generation, "conditions": [unreadable(object)] });
         let (parameters, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
         let writing = api.patch_status(&name, &parameters, &patch);
         within(format!("write the status of BatchJob {name}"), writing)

@@ -29,23 +29,12 @@ impl World {
             "driver" => PodRole::Driver,
             _ => PodRole::Executor,
         };
-        if self.policy {
-            let message = "admission webhook denied the request".to_owned();
+        if let Some((quota, message)) = self.refuses(pod) {
             self.check.refused(label(pod, labels::RUN), role);
             return Err(Failure::Refused {
                 what,
-                quota: false,
-                message,
-            });
-        }
-        let active = self.store.pods.values().filter(|pod| !has_ended(pod)).count();
-        if self.quota.is_some_and(|quota| active >= quota) && !self.store.pods.contains_key(&name) {
-            let message = "exceeded quota: pods".to_owned();
-            self.check.refused(label(pod, labels::RUN), role);
-            return Err(Failure::Refused {
-                what,
-                quota: true,
-                message,
+                quota,
+                message: message.to_owned(),
             });
         }
         let made = self.store.create_pod(pod, self.now_ms);
@@ -71,6 +60,23 @@ impl World {
         self.later(wait, Happening::Schedule(uid));
         self.garbage();
         Ok(())
+    }
+
+    /// Whether a pod is refused, by a quota or not, and in which words. Nobody looks whether it is there before that.
+    fn refuses(&self, pod: &Pod) -> Option<(bool, &'static str)> {
+        let spec = pod.spec.as_ref().expect("a pod has a spec");
+        let active = self.store.pods.values().filter(|pod| !has_ended(pod)).count();
+        if spec.containers.is_empty() {
+            return Some((false, "spec.containers: Required value"));
+        }
+        if spec.service_account_name.is_some() {
+            return Some((false, "there are no service accounts"));
+        }
+        if self.policy {
+            return Some((false, "admission webhook denied the request"));
+        }
+        let full = self.quota.is_some_and(|quota| active >= quota);
+        full.then_some((true, "exceeded quota: pods"))
     }
 
     pub(crate) fn end_pod(&mut self, origin: Origin, order: &EndOrder) -> Result<(), Failure> {

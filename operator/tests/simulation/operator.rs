@@ -38,7 +38,7 @@ use crate::world::{Happening, Kind, World, key, milliseconds, timestamp};
 pub(crate) struct Process {
     pub(crate) id: u64,
     world: Arc<Mutex<World>>,
-    index: Index,
+    pub(crate) index: Index,
     book: Mutex<BTreeMap<JobKey, Followed>>,
     since_ms: AtomicI64,
     /// It is to die after so many writes.
@@ -544,7 +544,11 @@ impl Cluster for Process {
     }
 
     async fn write_unreadable(&self, object: &InvalidObject) -> Result<(), Failure> {
-        panic!("every object can be read: {object}");
+        let object = object.clone();
+        self.write("write that it cannot be read", move |world, _| {
+            world.store.write_unreadable(&object)
+        })
+        .await
     }
 
     async fn delete_job(&self, job: &BatchJob) -> Result<(), Failure> {

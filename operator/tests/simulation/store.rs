@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::core::error_boundary::InvalidObject;
 use trireme_operator::api::batch_job::BatchJob;
 use trireme_operator::api::status::BatchJobStatus;
+use trireme_operator::batch::decide::unreadable;
 use trireme_operator::cluster::Failure;
 use trireme_spec::batch_job::BatchJobSpec;
 
@@ -92,28 +94,39 @@ impl Store {
         }
     }
 
-    /// In the foreground the object stays, marked, until what it owns was told to go.
+    /// In the foreground the object stays, marked, until what it owns was told to go. The mark is a change of what is asked for.
     pub(crate) fn delete_job(&mut self, name: &str, foreground: bool, now_ms: i64) {
-        let Some(mut job) = self.jobs.remove(name) else { return };
+        let Some(mut job) = self.jobs.get(name).cloned() else {
+            return;
+        };
+        let marked = job.metadata.deletion_timestamp.is_some();
+        if foreground && marked {
+            return;
+        }
         self.stamp(&mut job.metadata);
         if foreground {
             job.metadata.deletion_timestamp = Some(seconds(now_ms));
+            job.metadata.generation = job.metadata.generation.map(|generation| generation + 1);
             self.put_job(job);
         } else {
+            self.jobs.remove(name);
             self.job_log.push(Change::Gone(job));
         }
     }
 
-    /// A status as a patch that names uid and version writes it; a patch without a version is always in time. One that changes nothing is not a write.
+    /// A status as a patch that names a version writes it: whose uid it is, nobody asks. One that changes nothing is not a write.
     pub(crate) fn write_status(&mut self, of: &BatchJob, status: &BatchJobStatus) -> Result<bool, Failure> {
         let name = of.metadata.name.clone().unwrap_or_default();
         let what = format!("status of {name}");
         let Some(mut job) = self.jobs.get(&name).cloned() else {
             return Err(Failure::NotFound { what });
         };
-        let version = of.metadata.resource_version.as_ref();
-        let outdated = version.is_some() && version != job.metadata.resource_version.as_ref();
-        if job.metadata.uid != of.metadata.uid || outdated {
+        if of.metadata.resource_version.is_none() {
+            let message = "metadata.resourceVersion: must be specified for an update".to_owned();
+            let quota = false;
+            return Err(Failure::Refused { what, quota, message });
+        }
+        if job.metadata.resource_version != of.metadata.resource_version {
             return Err(Failure::Conflict { what });
         }
         let text = serde_json::to_string(status).expect("a status is plain data");
@@ -126,6 +139,26 @@ impl Store {
         self.stamp(&mut job.metadata);
         self.put_job(job);
         Ok(true)
+    }
+
+    /// Says so in the status, whatever version it has.
+    pub(crate) fn write_unreadable(&mut self, object: &InvalidObject) -> Result<(), Failure> {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let Some(mut job) = self.jobs.get(&name).cloned() else {
+            let what = format!("status of {name}");
+            return Err(Failure::NotFound { what });
+        };
+        let status = BatchJobStatus {
+            observed_generation: object.metadata.generation,
+            conditions: vec![unreadable(object)],
+            ..job.status.clone().unwrap_or_default()
+        };
+        if job.status.as_ref() != Some(&status) {
+            job.status = Some(status);
+            self.stamp(&mut job.metadata);
+            self.put_job(job);
+        }
+        Ok(())
     }
 
     pub(crate) fn create_secret(&mut self, secret: &Secret, now_ms: i64) -> Result<(), Failure> {
@@ -146,13 +179,18 @@ impl Store {
         let Some(old) = self.secrets.get(&name) else {
             return Err(Failure::NotFound { what });
         };
-        if old.metadata.resource_version != secret.metadata.resource_version {
+        let (is, expected) = (&old.metadata, &secret.metadata);
+        let outdated = expected.resource_version.is_some() && expected.resource_version != is.resource_version;
+        let another = expected.uid.is_some() && expected.uid != is.uid;
+        if outdated || another {
             return Err(Failure::Conflict { what });
         }
         let mut secret = secret.clone();
-        secret.metadata.uid.clone_from(&old.metadata.uid);
-        self.stamp(&mut secret.metadata);
-        self.secrets.insert(name, secret);
+        keep_identity(&mut secret.metadata, is);
+        if secret != *old {
+            self.stamp(&mut secret.metadata);
+            self.secrets.insert(name, secret);
+        }
         Ok(())
     }
 
@@ -160,14 +198,17 @@ impl Store {
     pub(crate) fn apply_service(&mut self, service: &Service, now_ms: i64) -> bool {
         let name = service.metadata.name.clone().unwrap_or_default();
         let mut service = service.clone();
-        let old = self.services.get(&name).map(|old| old.metadata.uid.clone());
-        self.christen(&mut service.metadata, now_ms);
-        let made = old.is_none();
-        if let Some(uid) = old {
-            service.metadata.uid = uid;
+        let Some(old) = self.services.get(&name) else {
+            self.christen(&mut service.metadata, now_ms);
+            self.services.insert(name, service);
+            return true;
+        };
+        keep_identity(&mut service.metadata, &old.metadata);
+        if service != *old {
+            self.stamp(&mut service.metadata);
+            self.services.insert(name, service);
         }
-        self.services.insert(name, service);
-        made
+        false
     }
 
     /// Keeps what the control plane goes by; what a container is made of, whoever runs it takes from the request.
@@ -241,6 +282,13 @@ impl Store {
                 })
             })
     }
+}
+
+/// What an object is told by, which no request changes.
+fn keep_identity(metadata: &mut ObjectMeta, old: &ObjectMeta) {
+    metadata.uid.clone_from(&old.uid);
+    metadata.creation_timestamp.clone_from(&old.creation_timestamp);
+    metadata.resource_version.clone_from(&old.resource_version);
 }
 
 pub(crate) fn has_ended(pod: &Pod) -> bool {

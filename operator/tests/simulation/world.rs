@@ -308,16 +308,7 @@ impl World {
             }),
             Act::TakeName(job) => {
                 let name = trireme_operator::names::pod(name(self, job), PodRole::Driver, 1);
-                let metadata = ObjectMeta {
-                    name: Some(name),
-                    namespace: Some(NAMESPACE.to_owned()),
-                    ..ObjectMeta::default()
-                };
-                let pod = Pod {
-                    metadata,
-                    ..Pod::default()
-                };
-                _ = self.store.create_pod(&pod, self.now_ms);
+                self.take_name(&name);
             }
             Act::Quota(quota) => self.quota = quota,
             Act::Policy(policy) => self.policy = policy,
@@ -348,6 +339,20 @@ impl World {
     pub(crate) fn delete_job(&mut self, name: &str, foreground: bool) {
         self.store.delete_job(name, foreground, self.now_ms);
         self.garbage();
+    }
+
+    /// Somebody who has nothing to do with jobs makes a pod, if the name is free.
+    pub(crate) fn take_name(&mut self, pod: &str) {
+        let metadata = ObjectMeta {
+            name: Some(pod.to_owned()),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        };
+        let pod = Pod {
+            metadata,
+            ..Pod::default()
+        };
+        _ = self.store.create_pod(&pod, self.now_ms);
     }
 
     fn on_pod(&mut self, job: usize, whose: Whose, act: impl FnOnce(&mut World, &str)) {

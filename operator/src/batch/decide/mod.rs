@@ -28,7 +28,7 @@ use crate::api::condition::Reason;
 use crate::api::status::{BatchJobStatus, DriverStatus, JobState};
 use crate::names::{self, PodRole, label};
 use driver::Driver;
-pub use refuse::{refuse, reject};
+pub use refuse::{refuse, reject, unreadable};
 
 /// What to do, in the order in which it is done: make, write the status, end, remove.
 #[derive(Clone, Debug)]

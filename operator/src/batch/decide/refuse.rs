@@ -1,6 +1,7 @@
 //! What becomes of a plan when the cluster does not take its pods, and of an object that cannot be run.
 
 use jiff::Timestamp;
+use kube::core::error_boundary::InvalidObject;
 
 use super::super::validate::ValidJob;
 use super::charge::wait;
@@ -107,4 +108,20 @@ pub fn reject(
         message: text,
     };
     (status, vec![note])
+}
+
+/// What is said of an object that cannot be read. The same at each try, so that saying it twice changes nothing.
+pub fn unreadable(object: &InvalidObject) -> Condition {
+    let InvalidObject { error, metadata } = object;
+    let mut message = format!("{error}; {}", Reason::UnreadableObject.remedy());
+    message.truncate(message.floor_char_boundary(4096));
+    let created = metadata.creation_timestamp.as_ref();
+    Condition {
+        kind: ConditionType::Accepted,
+        status: false.into(),
+        reason: Reason::UnreadableObject.as_str().to_owned(),
+        message,
+        last_transition_time: created.map(|time| time.0).unwrap_or_default(),
+        observed_generation: metadata.generation,
+    }
 }
