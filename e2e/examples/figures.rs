@@ -1,6 +1,12 @@
 //! What the operator costs, measured on the project's own cluster: `make bench-operator`. Writes a page of Markdown to the file
 //! that its argument names, and prints it.
 
+#![expect(
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement reports by printing, and by failing"
+)]
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

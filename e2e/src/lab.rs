@@ -95,9 +95,9 @@ impl Lab {
         K: Clone + Debug + Send + DeserializeOwned + kube::Resource + 'static,
     {
         loop {
-            match await_condition(api.clone(), name, |object: Option<&K>| holds.matches_object(object)).await {
-                Ok(object) => return object,
-                Err(error) => eprintln!("a watch of {name} was broken off: {error}"),
+            let watching = await_condition(api.clone(), name, |object: Option<&K>| holds.matches_object(object));
+            if let Ok(object) = watching.await {
+                return object;
             }
         }
     }
