@@ -179,9 +179,10 @@ async fn a_driver_evicted_for_its_disk_is_followed_by_another() {
     let store = Store::open(&lab).await;
     let mut spec = copy::spec(&store, 1);
     spec["driver"]["scratch"] = json!({ "size": "64Mi" });
-    // Executors that no node takes at first: a kubelet looks at disks only now and then.
-    spec["executors"]["podTemplate"] = json!({ "spec": { "nodeSelector": { "kubernetes.io/hostname": "node2" } } });
-    kubectl(&["cordon", "node2"]).unwrap();
+    // Executors that cannot start at first: a kubelet looks at disks only now and then.
+    let from = json!({ "configMapKeyRef": { "name": "later", "key": "text" } });
+    let container = json!({ "name": "trireme", "env": [{ "name": "LATER", "valueFrom": from }] });
+    spec["executors"]["podTemplate"] = json!({ "spec": { "containers": [container] } });
     let job = lab.apply("copy", spec).await;
     let (name, node) = job.driver(1).await;
     let pod = job.until_runs(&name).await;
@@ -189,7 +190,15 @@ async fn a_driver_evicted_for_its_disk_is_followed_by_another() {
     let told = job
         .until("an eviction", |status| status["driver"]["attempt"] == 2)
         .await;
-    kubectl(&["uncordon", "node2"]).unwrap();
+    kubectl(&[
+        "--namespace",
+        &lab.namespace,
+        "create",
+        "configmap",
+        "later",
+        "--from-literal=text=now",
+    ])
+    .unwrap();
     assert_eq!(charged(&told), (0, 1), "{told:#}");
     let status = job.complete().await;
     assert_eq!(charged(&status), (0, 1), "{status:#}");

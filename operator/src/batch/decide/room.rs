@@ -44,7 +44,7 @@ pub fn gives_way(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan:
     let Some((driver, held)) = seen
         .drivers
         .get(&attempt)
-        .and_then(|driver| Some((driver, held(driver, seen)?)))
+        .and_then(|driver| Some((driver, held(driver, seen, plan)?)))
     else {
         return false;
     };
@@ -79,17 +79,22 @@ pub fn gives_way(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan:
     true
 }
 
-fn held(driver: &PodSeen, seen: &Seen) -> Option<Held> {
+fn held(driver: &PodSeen, seen: &Seen, plan: &Plan) -> Option<Held> {
     let there = || {
         seen.executors
             .values()
             .filter(|pod| !matches!(pod.state, PodState::Ended(_)))
     };
+    // What was given back is on its way.
+    let leaving = &plan.status.executors.leaving;
+    let holds_on = |(number, pod): (&u32, &PodSeen)| runs(pod) && !leaving.0.contains(number);
     match driver.state {
         PodState::Running { .. } if there().all(finds_no_room) => {
             Some(Held::ByDriver(there().filter_map(|pod| pod.created).max()?))
         }
-        PodState::Waiting(_) if finds_no_room(driver) && there().any(runs) => Some(Held::ByExecutors(driver.created?)),
+        PodState::Waiting(_) if finds_no_room(driver) && seen.executors.iter().any(holds_on) => {
+            Some(Held::ByExecutors(driver.created?))
+        }
         _ => None,
     }
 }
