@@ -119,10 +119,7 @@ impl Drop for ApiServer {
 /// Kills, with SIGKILL, the processes of this machine whose command line has `pattern`, and says how many there were. On the
 /// test cluster that reaches into every pod.
 pub fn kill_processes(pattern: &str) -> usize {
-    let found = Command::new("pgrep").args(["--full", "--", pattern]).output();
-    let found = found.unwrap_or_else(|error| panic!("pgrep: {error}"));
-    let ids = String::from_utf8_lossy(&found.stdout).into_owned();
-    let ids: Vec<&str> = ids.lines().collect();
+    let ids = processes(pattern);
     for id in &ids {
         // It may have ended by itself.
         drop(Command::new("kill").args(["-KILL", id]).output());
@@ -130,13 +127,23 @@ pub fn kill_processes(pattern: &str) -> usize {
     ids.len()
 }
 
+/// The ids of those processes.
+fn processes(pattern: &str) -> Vec<String> {
+    let found = Command::new("pgrep").args(["--full", "--", pattern]).output();
+    let found = found.unwrap_or_else(|error| panic!("pgrep: {error}"));
+    let ids = String::from_utf8_lossy(&found.stdout);
+    ids.lines().map(str::to_owned).collect()
+}
+
 /// The operator, as processes of this machine.
 pub struct Operator;
 
 impl Operator {
+    const PATTERN: &str = "^/usr/local/bin/trireme-operator run";
+
     /// Kills every replica, with SIGKILL; the kubelet starts them again.
     pub fn kill() -> usize {
-        kill_processes("^/usr/local/bin/trireme-operator run")
+        kill_processes(Operator::PATTERN)
     }
 
     /// When the youngest process of a replica started, as the kubelet has it.
@@ -154,16 +161,11 @@ impl Operator {
 
     /// Bytes of memory that each replica holds.
     pub fn memory() -> Vec<u64> {
-        let found = Command::new("pgrep")
-            .args(["--full", "--", "^/usr/local/bin/trireme-operator run"])
-            .output();
-        let found = found.unwrap_or_else(|error| panic!("pgrep: {error}"));
-        let ids = String::from_utf8_lossy(&found.stdout).into_owned();
-        let resident = |id: &str| {
+        let resident = |id: &String| {
             let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
             let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
             Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
         };
-        ids.lines().filter_map(resident).collect()
+        processes(Operator::PATTERN).iter().filter_map(resident).collect()
     }
 }

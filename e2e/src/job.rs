@@ -6,6 +6,7 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::runtime::wait::conditions;
 use serde_json::{Value, json};
 
+use crate::faults::kill_processes;
 use crate::lab::Lab;
 
 /// One BatchJob.
@@ -141,6 +142,14 @@ impl<'a> Job<'a> {
             Err(kube::Error::Api(status)) => Err(status.message.clone()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Kills the processes of its drivers, with SIGKILL.
+    pub async fn kill_driver(&self) {
+        let status = self.status().await;
+        let run = status["run"].as_str().unwrap_or_default();
+        let killed = kill_processes(&format!("trireme driver .*--run={run}"));
+        assert!(!run.is_empty() && killed > 0, "no driver of {} runs here", self.name);
     }
 
     /// Deletes it, and waits until it is gone.

@@ -12,6 +12,7 @@ use serde_json::json;
 use trireme_e2e::{ApiServer, Lab, Operator, Store, condition, succeeds};
 
 use crate::copy::{charged, check, is_there, under_way};
+use crate::pods::nowhere;
 
 /// Jobs of the story of the killed operator.
 const JOBS: usize = 20;
@@ -161,10 +162,9 @@ async fn an_upgrade_of_the_chart_disturbs_no_job() {
 async fn an_operator_that_is_killed_in_the_middle_of_a_hundred_submissions() {
     const SUBMISSIONS: usize = 100;
     let lab = Lab::open("submissions").await;
-    let nowhere = json!({ "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } });
     let mut jobs = Vec::new();
     for number in 0..SUBMISSIONS {
-        let spec = json!({ "sql": "SELECT 1", "podTemplate": nowhere });
+        let spec = json!({ "sql": "SELECT 1", "podTemplate": nowhere() });
         jobs.push(lab.apply(&format!("job-{number}"), spec).await);
         if number == SUBMISSIONS / 2 {
             assert!(Operator::kill() > 0, "no operator runs here");

@@ -6,14 +6,10 @@ use serde_json::{Value, json};
 use trireme_e2e::{Job, Lab, Operator, Store, condition, kubectl};
 
 use crate::copy;
+use crate::pods::{NO_ENGINE, nowhere, waiting};
 
 /// The longest grace time of a pod, an executor's, and what the machine of the tests adds to it.
 const GRACE: Duration = Duration::from_secs(75 + 15);
-
-/// No node has this label.
-fn nowhere() -> Value {
-    json!({ "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } })
-}
 
 fn progressing(status: &Value, reason: &str) -> bool {
     condition(status, "Progressing")["reason"] == reason
@@ -63,8 +59,7 @@ async fn deleted_before_its_pods_run() {
 async fn deleted_while_it_runs() {
     let lab = Lab::open("delete-running").await;
     let store = Store::open(&lab).await;
-    let waiting = json!({ "sql": "SELECT 1", "executors": { "podTemplate": nowhere() } });
-    let job = lab.apply("waiting", waiting).await;
+    let job = lab.apply("waiting", waiting()).await;
     job.until("the driver", |status| status["state"] == "Running").await;
     delete(&lab, &job, "without executors").await;
 
@@ -116,7 +111,7 @@ async fn deleted_between_two_drivers() {
     let lab = Lab::open("delete-retry").await;
     // An image without the engine: its container cannot start, and the next one waits.
     let backoff = json!({ "initial": "1m", "max": "1m" });
-    let spec = json!({ "sql": "SELECT 1", "image": "localhost/toolbox:1", "retries": { "backoff": backoff } });
+    let spec = json!({ "sql": "SELECT 1", "image": NO_ENGINE, "retries": { "backoff": backoff } });
     let job = lab.apply("retrying", spec).await;
     job.until("a retry", |status| progressing(status, "Retrying")).await;
     delete(&lab, &job, "between two drivers").await;

@@ -3,13 +3,7 @@
 use serde_json::{Value, json};
 use trireme_e2e::{Job, Lab, kubectl};
 
-/// A job that stays as it is: its driver runs and waits for an executor that no node takes, and costs the machine nothing.
-fn waiting() -> Value {
-    json!({
-        "sql": "SELECT 1 AS one",
-        "executors": { "podTemplate": { "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } } },
-    })
-}
+use crate::pods::waiting;
 
 /// A job that keeps one core busy for many minutes.
 fn endless() -> Value {

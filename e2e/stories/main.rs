@@ -14,5 +14,6 @@ mod endings;
 mod fates;
 mod hello;
 mod limits;
+mod pods;
 mod reasons;
 mod secrecy;

@@ -4,11 +4,13 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ObjectMeta, PostParams};
 use serde_json::{Value, json};
-use trireme_e2e::{Job, Lab, condition, kill_processes, kubectl};
+use trireme_e2e::{Job, Lab, condition, kubectl};
+
+use crate::pods::{NO_ENGINE, waiting};
 
 /// The container of a pod template that changes the image of the engine to one that has no engine.
 fn no_engine() -> Value {
-    json!({ "spec": { "containers": [{ "name": "trireme", "image": "localhost/toolbox:1" }] } })
+    json!({ "spec": { "containers": [{ "name": "trireme", "image": NO_ENGINE }] } })
 }
 
 async fn told(job: &Job<'_>, kind: &str, reason: &str) -> Value {
@@ -202,13 +204,7 @@ async fn a_pod_that_a_policy_refuses() {
 #[ignore = "needs a cluster: make e2e"]
 async fn a_job_that_runs_again() {
     let lab = Lab::open("again").await;
-    let elsewhere = json!({ "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } });
-    let job = lab
-        .apply(
-            "again",
-            json!({ "sql": "SELECT 1", "executors": { "podTemplate": elsewhere } }),
-        )
-        .await;
+    let job = lab.apply("again", waiting()).await;
     job.until("the driver", |status| status["state"] == "Running").await;
     job.patch(json!({ "rerunNonce": "2" })).await;
     told(&job, "Progressing", "WaitingForPreviousRun").await;
@@ -226,7 +222,7 @@ async fn an_image_without_an_engine() {
     let job = lab
         .apply(
             "driver",
-            json!({ "sql": "SELECT 1", "image": "localhost/toolbox:1", "retries": retries }),
+            json!({ "sql": "SELECT 1", "image": NO_ENGINE, "retries": retries }),
         )
         .await;
     let status = job.fails("ApplicationRetriesExhausted").await;
@@ -253,16 +249,11 @@ async fn an_image_without_an_engine() {
 #[ignore = "needs a cluster: make e2e"]
 async fn a_driver_lost_once_too_often() {
     let lab = Lab::open("lost-driver").await;
-    let elsewhere = json!({ "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } });
-    let spec =
-        json!({ "sql": "SELECT 1", "executors": { "podTemplate": elsewhere }, "retries": { "infrastructure": 0 } });
+    let mut spec = waiting();
+    spec["retries"] = json!({ "infrastructure": 0 });
     let job = lab.apply("lost", spec).await;
-    let status = job.until("the driver", |status| status["state"] == "Running").await;
-    let run = status["run"].as_str().unwrap_or_default();
-    assert!(
-        kill_processes(&format!("trireme driver .*--run={run}")) > 0,
-        "no driver runs here"
-    );
+    job.until("the driver", |status| status["state"] == "Running").await;
+    job.kill_driver().await;
     job.fails("InfrastructureRetriesExhausted").await;
     lab.close().await;
 }

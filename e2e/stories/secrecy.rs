@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use serde_json::json;
-use trireme_e2e::{Lab, Store, cluster_folder, kill_processes, kubectl};
+use trireme_e2e::{Lab, Store, cluster_folder, kubectl};
 
 use crate::copy;
 
@@ -131,11 +131,7 @@ async fn keys_appear_nowhere() {
     let job = copy::under_way(&lab, &store, 1).await;
     let canaries = canaries(&lab).await;
     assert!(search_processes(&canaries) >= 4, "no processes were found");
-    let run = job.status().await["run"].as_str().unwrap().to_owned();
-    assert!(
-        kill_processes(&format!("trireme driver .*--run={run}")) > 0,
-        "no driver runs here"
-    );
+    job.kill_driver().await;
     job.complete().await;
     search_processes(&canaries);
 

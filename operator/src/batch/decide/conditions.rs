@@ -39,7 +39,34 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
         .filter_map(|pod| slow_at(pod))
         .filter(|time| *time > now);
     plan.next = later.chain(plan.next).min();
-    let (going, reason, message) = match (driver, executor_trouble(seen)) {
+    let (going, reason, message) = progress(driver, seen, status, works, slow.map(|pod| pod.name.as_str()));
+    let ready = works && status.executors.ready > 0;
+    put(job, status, ConditionType::Progressing, going, reason, &message, now);
+    put(job, status, ConditionType::Ready, ready, reason, &message, now);
+    put(
+        job,
+        status,
+        ConditionType::Suspended,
+        false,
+        Reason::NotSuspended,
+        "",
+        now,
+    );
+    for kind in [ConditionType::Complete, ConditionType::Failed] {
+        put(job, status, kind, false, Reason::NotFinished, "", now);
+    }
+}
+
+/// Whether a run that is under way comes nearer to its end, why or why not, and in which words. `slow` is a pod whose container
+/// should have started by now.
+fn progress(
+    driver: &Driver,
+    seen: &Seen,
+    status: &BatchJobStatus,
+    works: bool,
+    slow: Option<&str>,
+) -> (bool, Reason, String) {
+    match (driver, executor_trouble(seen)) {
         (
             Driver::Alive {
                 trouble: Some(trouble), ..
@@ -68,8 +95,7 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
             true,
             Reason::SlowStart,
             format!(
-                "the container of pod {} has not started yet: {}",
-                pod.name,
+                "the container of pod {pod} has not started yet: {}",
                 Reason::SlowStart.remedy()
             ),
         ),
@@ -80,21 +106,6 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
             "no executor is attached yet".to_owned(),
         ),
         _ => (true, Reason::Running, String::new()),
-    };
-    let ready = works && status.executors.ready > 0;
-    put(job, status, ConditionType::Progressing, going, reason, &message, now);
-    put(job, status, ConditionType::Ready, ready, reason, &message, now);
-    put(
-        job,
-        status,
-        ConditionType::Suspended,
-        false,
-        Reason::NotSuspended,
-        "",
-        now,
-    );
-    for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, Reason::NotFinished, "", now);
     }
 }
 

@@ -1,0 +1,16 @@
+//! What stories have pods be: some that no node takes, some that cannot do their work.
+
+use serde_json::{Value, json};
+
+/// An image that every node of the test cluster has, and that has no engine.
+pub const NO_ENGINE: &str = "localhost/toolbox:1";
+
+/// A pod template for a label that no node has: pods of it wait, and cost the machine nothing.
+pub fn nowhere() -> Value {
+    json!({ "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } })
+}
+
+/// A job that stays as it is: its driver runs and waits for an executor that no node takes.
+pub fn waiting() -> Value {
+    json!({ "sql": "SELECT 1 AS one", "executors": { "podTemplate": nowhere() } })
+}
