@@ -155,20 +155,30 @@ impl Committer {
         winners: &HashSet<PartName>,
         on_winner: Winners,
     ) -> Result<usize, StoreError> {
-        let mut freed = 0;
         let files = self.store.list(&temps_of(write_id)).await?;
+        let mut freeing = Vec::new();
         for part in files.iter().filter_map(|file| pending_part(&file.name)) {
-            if part.generation() > generation {
-                continue;
+            if part.generation() <= generation {
+                let is_winner = winners.contains(&part);
+                freeing.push(self.free(part, is_winner.then_some(on_winner)));
             }
-            match (winners.contains(&part), on_winner) {
-                (false, _) => self.store.abort(&part).await?,
-                (true, Winners::Forget) => self.store.remove(&pending_name(&part)).await?,
-                (true, Winners::Leave) => continue,
-            }
-            freed += 1;
         }
-        Ok(freed)
+        // One that is given up takes a while.
+        let freed: Vec<usize> = stream::iter(freeing)
+            .buffer_unordered(REQUESTS_MAX)
+            .try_collect()
+            .await?;
+        Ok(freed.into_iter().sum())
+    }
+
+    /// Frees one pending part; says how many that were.
+    async fn free(&self, part: PartName, winner: Option<Winners>) -> Result<usize, StoreError> {
+        match winner {
+            None => self.store.abort(&part).await?,
+            Some(Winners::Forget) => self.store.remove(&pending_name(&part)).await?,
+            Some(Winners::Leave) => return Ok(0),
+        }
+        Ok(1)
     }
 }
 

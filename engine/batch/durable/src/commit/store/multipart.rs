@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,11 +28,19 @@ const CHUNKS_MAX: u64 = 10_000;
 /// S3's least size of a piece, but for the last.
 const CHUNK_BYTES_MIN: usize = 5 << 20;
 
+/// Between two requests to abort an upload. A piece that was on its way while the first was answered lands within them.
+const ABORT_AGAIN: &[Duration] = &[
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
+
 /// How a part is cut into requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MultipartOptions {
     chunk_bytes: usize,
     in_flight_max: usize,
+    abort_again: &'static [Duration],
 }
 
 impl Default for MultipartOptions {
@@ -48,6 +57,16 @@ impl MultipartOptions {
         Self {
             chunk_bytes: chunk_bytes.max(CHUNK_BYTES_MIN),
             in_flight_max: in_flight_max.max(1),
+            abort_again: ABORT_AGAIN,
+        }
+    }
+
+    /// For stores on which no piece lands after an abort: one request is enough.
+    #[cfg(test)]
+    pub(crate) fn abort_once(self) -> Self {
+        Self {
+            abort_again: &[],
+            ..self
         }
     }
 
@@ -100,6 +119,23 @@ impl MultipartParts {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Aborts an upload until the store knows it no more: a piece whose sender has been told to stop may still land, and bring
+    /// the upload's storage back ("it might be necessary to abort a given multipart upload multiple times",
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>). Some stores never say that they do
+    /// not know it, so that there is an end to it.
+    async fn give_up(&self, path: &Path, upload_id: &String) -> Result<(), StoreError> {
+        let mut waits = self.options.abort_again.iter();
+        loop {
+            match self.uploads.abort_multipart(path, upload_id).await {
+                Ok(()) => {}
+                Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => return Err(failed("abort the upload of", path.as_ref())(error)),
+            }
+            let Some(wait) = waits.next() else { return Ok(()) };
+            tokio::time::sleep(*wait).await;
         }
     }
 
@@ -235,11 +271,8 @@ impl PartStore for MultipartParts {
             return Ok(());
         };
         let upload_id = String::from_utf8_lossy(&upload_id).into_owned();
-        let name = part.to_string();
-        match self.uploads.abort_multipart(&self.path(&name)?, &upload_id).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => self.remove(&note).await,
-            Err(error) => Err(failed("abort the upload of", &name)(error)),
-        }
+        self.give_up(&self.path(&part.to_string())?, &upload_id).await?;
+        self.remove(&note).await
     }
 }
 
@@ -355,12 +388,9 @@ impl PartWriter for MultipartPart {
     }
 
     async fn abort(mut self: Box<Self>) -> Result<(), StoreError> {
-        // A piece that lands after the abort would bring the upload's storage back on some stores.
         self.in_flight.shutdown().await;
-        match self.store.uploads.abort_multipart(&self.path, &self.upload_id).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => self.store.remove(&pending_name(&self.part)).await,
-            Err(error) => Err(failed("abort the upload of", self.path.as_ref())(error)),
-        }
+        self.store.give_up(&self.path, &self.upload_id).await?;
+        self.store.remove(&pending_name(&self.part)).await
     }
 }
 

@@ -361,7 +361,7 @@ impl Ground {
                 Arc::new(MultipartParts::new(
                     store,
                     Path::from("lake/out"),
-                    MultipartOptions::default(),
+                    MultipartOptions::default().abort_once(),
                 ))
             }
         }
