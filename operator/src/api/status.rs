@@ -113,6 +113,10 @@ pub struct DriverStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
+    /// When the process of the last one started, once it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub start_time: Option<Timestamp>,
     /// Memory of the next one, where it was raised because one ran out of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use trireme_spec::problem::Problem;
 use trireme_spec::quantity::Bytes;
-use trireme_spec::report::JobReport;
+use trireme_spec::report::{JobReport, Phase};
 
 use crate::api::condition::Reason;
 use crate::names::{CONTAINER, PodRole, label};
@@ -30,6 +30,8 @@ pub struct PodSeen {
     pub name: String,
     pub uid: String,
     pub created: Option<Timestamp>,
+    /// When its process started, as the kubelet has it.
+    pub started: Option<Timestamp>,
     /// When its process ended, as the kubelet has it.
     pub ended: Option<Timestamp>,
     /// What it may use.
@@ -108,6 +110,7 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            started: started(pod),
             ended: ended(pod),
             memory: memory(pod),
             state: state(pod),
@@ -164,6 +167,13 @@ fn state(pod: &Pod) -> PodState {
     }
 }
 
+fn started(pod: &Pod) -> Option<Timestamp> {
+    let state = container(pod)?.state.as_ref()?;
+    let running = state.running.as_ref().and_then(|running| running.started_at.as_ref());
+    let terminated = state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref());
+    running.or(terminated).map(|time| time.0)
+}
+
 fn ended(pod: &Pod) -> Option<Timestamp> {
     let terminated = container(pod)?.state.as_ref()?.terminated.as_ref()?;
     terminated.finished_at.as_ref().map(|time| time.0)
@@ -197,7 +207,12 @@ fn end(terminated: &ContainerStateTerminated, pod: &Pod) -> End {
     if let Ok(report) = serde_json::from_str::<JobReport>(said)
         && report.phase.is_terminal()
     {
-        return End::Reported(Box::new(report));
+        // Of one that was told to end, who told it says more than that it was told.
+        let teller = || disruption(pod).or_else(|| reason_of(pod).filter(|_| is_failed(pod)));
+        return match (report.phase == Phase::Cancelled).then(teller).flatten() {
+            Some(why) => End::Lost { why },
+            None => End::Reported(Box::new(report)),
+        };
     }
     if terminated.reason.as_deref() == Some("OOMKilled") {
         return End::OutOfMemory;
@@ -307,4 +322,54 @@ fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<Trouble> {
         reason: Reason::Unschedulable,
         message: scheduled.message.clone().unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use trireme_spec::ids::{Generation, JobName};
+    use trireme_spec::problem::ErrorCode;
+
+    use super::*;
+
+    fn told_to_end(status: Value) -> PodState {
+        let mut report = JobReport::starting(JobName::new("revenue").unwrap(), Generation(1), 3);
+        report.end(Some(&Problem::new(ErrorCode::Cancelled, "told to end")));
+        let terminated = json!({ "exitCode": 130, "message": report.to_json_within(4096) });
+        let mut pod = json!({
+            "status": {
+                "phase": "Failed",
+                "containerStatuses": [{
+                    "name": CONTAINER, "ready": false, "restartCount": 0, "image": "", "imageID": "",
+                    "state": { "terminated": terminated },
+                }],
+            },
+        });
+        pod["status"]
+            .as_object_mut()
+            .unwrap()
+            .extend(status.as_object().unwrap().clone());
+        state(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn who_told_a_driver_to_end_says_more_than_the_driver() {
+        let by_kubelet = told_to_end(json!({ "reason": "Evicted", "message": "its volume exceeds the limit" }));
+        let PodState::Ended(End::Lost { why }) = by_kubelet else {
+            panic!("{by_kubelet:?}")
+        };
+        assert_eq!(why, "Evicted: its volume exceeds the limit");
+        let drained = told_to_end(json!({
+            "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI" }],
+        }));
+        let PodState::Ended(End::Lost { why }) = drained else {
+            panic!("{drained:?}")
+        };
+        assert_eq!(why, "EvictionByEvictionAPI");
+        let by_nobody_known = told_to_end(json!({}));
+        assert!(
+            matches!(by_nobody_known, PodState::Ended(End::Reported(_))),
+            "{by_nobody_known:?}"
+        );
+    }
 }

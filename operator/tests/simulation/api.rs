@@ -201,6 +201,7 @@ fn container(job: usize, role: PodRole, asked: &Pod, made: &Pod) -> Container {
         memory_bytes: memory.get(),
         machine: None,
         life: Life::Waiting,
+        started_ms: None,
         told_to_end: false,
         driver: Default::default(),
         executor: Default::default(),

@@ -110,10 +110,17 @@ struct PodBooks {
     causes: BTreeSet<Cause>,
     /// Made on an order whose time was over.
     untimely: bool,
-    made_ms: i64,
+    started_ms: Option<i64>,
 }
 
 impl Checker {
+    /// A pod's process has started.
+    pub(crate) fn started(&mut self, uid: &str, now_ms: i64) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.started_ms = Some(now_ms);
+        }
+    }
+
     pub(crate) fn meet(&mut self, what: &'static str) {
         *self.met.entry(what).or_default() += 1;
     }
@@ -193,7 +200,7 @@ impl Checker {
                 run: run_name.clone(),
                 causes: BTreeSet::new(),
                 untimely,
-                made_ms: now_ms,
+                started_ms: None,
             },
         );
         let Some(job) = job else { return };
@@ -363,15 +370,11 @@ impl Checker {
         );
         let sum = |retries: &RetriesStatus| retries.application + retries.infrastructure + retries.out_of_memory;
         let reset_after = job.spec.retries.reset_after.as_millis() as i64;
-        let made = |number: &u32| {
+        let started = |number: &u32| {
             let uid = self.uid(&run, PodRole::Driver, *number)?;
-            Some(self.pods.get(uid)?.made_ms)
+            self.pods.get(uid)?.started_ms
         };
-        let oldest = charged
-            .iter()
-            .filter_map(made)
-            .chain(old.driver.since.map(milliseconds))
-            .min();
+        let oldest = charged.iter().filter_map(started).min();
         // To the second, as Kubernetes' times are.
         let healthy = oldest.is_some_and(|oldest| oldest + reset_after <= now_ms + 1_000);
         let over = new.state.is_some_and(JobState::is_terminal);
@@ -407,7 +410,7 @@ impl Checker {
             .and_then(finished_ms)
             .unwrap_or(origin.since_ms)
             .min(origin.since_ms);
-        let since = old.driver.since.map(milliseconds);
+        let since = old.driver.start_time.map(milliseconds);
         let was_healthy = since.is_some_and(|since| since + reset_after <= ended_ms);
         if was_healthy && charged == [old.driver.attempt] && !over && !suspended {
             assert!(sum(&new.retries) <= 1, "charges are kept over a healthy time");

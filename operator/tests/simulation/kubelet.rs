@@ -52,6 +52,7 @@ pub(crate) struct Container {
     pub(crate) memory_bytes: u64,
     pub(crate) machine: Option<usize>,
     pub(crate) life: Life,
+    pub(crate) started_ms: Option<i64>,
     pub(crate) told_to_end: bool,
     pub(crate) driver: Driver,
     pub(crate) executor: Executor,
@@ -204,9 +205,11 @@ impl World {
             return self.later(wait, Happening::Start(uid.to_owned()));
         }
         let ip = format!("10.0.0.{}", self.order % 250);
+        let now_ms = self.now_ms;
         self.store.update_pod(uid, |pod| {
+            let started_at = Some(seconds(now_ms));
             let state = ContainerState {
-                running: Some(ContainerStateRunning::default()),
+                running: Some(ContainerStateRunning { started_at }),
                 ..ContainerState::default()
             };
             put_container(pod, "Running", state, false);
@@ -214,6 +217,8 @@ impl World {
         });
         let container = self.machines.containers.get_mut(uid).expect("it waits");
         container.life = Life::Running;
+        container.started_ms = Some(now_ms);
+        self.check.started(uid, now_ms);
         let name = container.name.clone();
         assert!(
             self.check.unsteady || of_run.as_ref() == Some(&container.run),
@@ -264,6 +269,7 @@ impl World {
             return;
         };
         let Some(pod) = self.store.pod(uid) else { return };
+        let started_ms = container.started_ms;
         let Life::Ended(exit) = container.life.clone() else {
             // Nothing of it runs, or it has to be told.
             match container.life {
@@ -276,7 +282,7 @@ impl World {
         if !has_ended(pod) {
             self.store.update_pod(uid, |pod| {
                 let phase = if exit.code == 0 { "Succeeded" } else { "Failed" };
-                put_container(pod, phase, ended(&exit), false);
+                put_container(pod, phase, ended(&exit, started_ms), false);
             });
         }
         if self.store.pod(uid).is_some_and(is_leaving) {
@@ -358,13 +364,15 @@ impl World {
         } else {
             Exit::killed()
         };
-        container.life = Life::Ended(Exit {
+        let exit = Exit {
             at_ms: self.now_ms,
-            ..exit.clone()
-        });
+            ..exit
+        };
+        container.life = Life::Ended(exit.clone());
+        let started_ms = container.started_ms;
         self.store.update_pod(uid, |pod| {
             if ran {
-                put_container(pod, "Failed", ended(&exit), false);
+                put_container(pod, "Failed", ended(&exit, started_ms), false);
             }
             let status = pod.status.get_or_insert_default();
             status.phase = Some("Failed".to_owned());
@@ -518,13 +526,16 @@ impl World {
     }
 }
 
-fn ended(exit: &Exit) -> ContainerState {
+fn ended(exit: &Exit, started_ms: Option<i64>) -> ContainerState {
+    // Of one that it finds no more, the kubelet does not know when it was there.
+    let is_known = exit.reason != "ContainerStatusUnknown";
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: exit.code,
             reason: Some(exit.reason.to_owned()),
             message: exit.message.clone(),
-            finished_at: Some(seconds(exit.at_ms)),
+            started_at: started_ms.filter(|_| is_known).map(seconds),
+            finished_at: is_known.then(|| seconds(exit.at_ms)),
             ..ContainerStateTerminated::default()
         }),
         ..ContainerState::default()

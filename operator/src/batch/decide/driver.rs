@@ -43,6 +43,7 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
         // Made just before a crash, and not written down.
         plan.status.driver.attempt = highest;
         plan.status.driver.since = seen.drivers[&highest].created.or(Some(now));
+        plan.status.driver.start_time = None;
     }
     let last = plan.status.driver.attempt;
     if let Some(over) = outcome(seen, last, plan) {
@@ -65,17 +66,19 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
         if let Some((ready, trouble)) = alive {
             // What was waited for is there.
             plan.status.retries.retry_time = None;
+            // With what else is written when it is ready.
+            if ready && plan.status.driver.start_time.is_none() {
+                plan.status.driver.start_time = pod.and_then(|pod| pod.started).or(Some(now));
+            }
             return Driver::Alive { ready, trouble };
         }
         plan.status.driver.charged = attempt;
         plan.end.extend(pod.filter(|pod| pod.state.is_alive()).map(end_order));
-        let since = match attempt == written.attempt {
-            true => written.since,
-            false => pod.and_then(|pod| pod.created),
-        };
-        // What ended while nobody looked was not healthy for that long.
+        // One that waits for a machine is not healthy meanwhile, nor is one that ended while nobody looked.
+        let written = written.start_time.filter(|_| attempt == written.attempt);
+        let started = pod.and_then(|pod| pod.started).or(written);
         let ended = pod.and_then(|pod| pod.ended).map_or(now, |ended| ended.min(now));
-        forget_if_healthy(job, since, ended, plan);
+        forget_if_healthy(job, started, ended, plan);
         if let Some(over) = settle(job, attempt, pod, now, plan) {
             return Driver::Over(over);
         }
@@ -190,9 +193,9 @@ fn infrastructure(why: &str) -> Charge {
 }
 
 /// A driver that ran long enough has shown that neither the program nor its surroundings are at their end.
-fn forget_if_healthy(job: &ValidJob, since: Option<Timestamp>, ended: Timestamp, plan: &mut Plan) {
+fn forget_if_healthy(job: &ValidJob, started: Option<Timestamp>, ended: Timestamp, plan: &mut Plan) {
     let enough = i64::try_from(job.spec.retries.reset_after.as_millis()).unwrap_or(i64::MAX);
-    let ran = since.map(|since| ended.duration_since(since));
+    let ran = started.map(|started| ended.duration_since(started));
     if ran.is_some_and(|ran| ran >= SignedDuration::from_millis(enough)) {
         plan.status.retries = RetriesStatus::default();
     }

@@ -163,6 +163,7 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                 plan.status.driver = DriverStatus {
                     attempt,
                     since: Some(now),
+                    start_time: None,
                     ..plan.status.driver.clone()
                 };
                 plan.status.retries.retry_time = None;

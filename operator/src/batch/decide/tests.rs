@@ -126,6 +126,7 @@ fn pod(role: PodRole, number: u32, state: PodState) -> PodSeen {
         uid: format!("uid of {name}"),
         name,
         created: Some(at(0)),
+        started: None,
         ended: None,
         memory: None,
         state,
@@ -442,12 +443,28 @@ fn a_healthy_driver_wipes_the_slate() {
     let mut story = Story::driver_is(json!({ "retries": { "resetAfter": "10m" } }), crashed()).decide(62);
     assert_eq!((story.status.retries.application, story.status.driver.attempt), (1, 2));
     story.driver(2, crashed());
-    let soon = story.clone().decide(62 + 599);
-    assert_eq!(soon.status.retries.application, 2);
-    assert_eq!(story.clone().decide(62 + 600).status.retries.application, 1);
+    let crashes = |story: &Story, now: i64| story.clone().decide(now).status.retries.application;
+    assert_eq!(
+        crashes(&story, 9_000),
+        2,
+        "it may have waited for a machine all the time"
+    );
+    story.seen.drivers.get_mut(&2).unwrap().started = Some(at(70));
+    assert_eq!(crashes(&story, 70 + 599), 2);
+    assert_eq!(crashes(&story, 70 + 600), 1);
     // It had crashed long before anybody looked.
-    story.seen.drivers.get_mut(&2).unwrap().ended = Some(at(70));
-    assert_eq!(story.decide(62 + 600).status.retries.application, 2);
+    story.seen.drivers.get_mut(&2).unwrap().ended = Some(at(80));
+    assert_eq!(crashes(&story, 70 + 600), 2);
+}
+
+#[test]
+fn a_driver_that_was_healthy_and_is_gone_was_healthy() {
+    let mut story = Story::running(json!({ "retries": { "resetAfter": "10m" } }));
+    story.status.retries.infrastructure = 3;
+    assert_eq!(story.status.driver.start_time, Some(at(5)), "seen ready");
+    story.seen.drivers.clear();
+    let losses = |now: i64| story.clone().decide(now).status.retries.infrastructure;
+    assert_eq!((losses(5 + 599), losses(5 + 600)), (4, 1));
 }
 
 #[test]
