@@ -15,6 +15,7 @@ use trireme_core::store::{Credentials, S3Options, StoreFactory};
 use trireme_core::tls::TlsError;
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use crate::allocator::keep_freed_memory;
 use crate::args::{ResourceArgs, StoreArgs};
 
 /// Exit code of a process that a second Ctrl-C ended.
@@ -150,12 +151,14 @@ pub fn credentials(args: &StoreArgs, environment: bool) -> Credentials {
     }
 }
 
-/// What plans of this process may use. `credentials` says where those for object stores come from.
+/// What plans of this process may use; from here on, the allocator knows the limit too. `credentials` says where those for object stores come from.
 pub fn resources(args: &ResourceArgs, scratch: &Scratch, credentials: Credentials) -> Resources {
+    let memory = args.memory.map_or_else(MemoryBudget::of_this_process, |memory| {
+        MemoryBudget::split(memory.get())
+    });
+    keep_freed_memory(memory.total);
     Resources {
-        memory: args.memory.map_or_else(MemoryBudget::of_this_process, |memory| {
-            MemoryBudget::split(memory.get())
-        }),
+        memory,
         cores: cores(args),
         spill_dir: scratch.path.clone(),
         spill_bytes_max: args.spill.get(),

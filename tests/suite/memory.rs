@@ -46,6 +46,47 @@ fn a_limit_is_kept_by_spilling() {
     assert!(table.spilled >= 2, "nothing had to be spilled\n{}", table.text);
 }
 
+/// Rows of many columns into one file that is sorted, and into sixty that are open at once.
+#[test]
+fn a_limit_is_kept_by_writes() {
+    if without_cgroups() {
+        return;
+    }
+    let data = Data::get("1", &default_folder());
+    let scratch = Scratch::new();
+    let totals = "SELECT count(*) AS n, sum(l_orderkey) AS keys, min(l_comment) AS first FROM";
+    let out = |name: &str| scratch.path().join(name).display().to_string();
+    let sql = format!(
+        "COPY (SELECT * FROM lineitem ORDER BY l_comment) TO '{}/' STORED AS PARQUET;\n\
+         COPY (SELECT *, l_orderkey % 60 AS bucket FROM lineitem) TO '{}/' STORED AS PARQUET PARTITIONED BY (bucket);\n\
+         {totals} lineitem",
+        out("sorted"),
+        out("divided"),
+    );
+    let run = Run {
+        scale: "1".to_owned(),
+        worker_bytes: 384 * MIB,
+        cores: 1,
+        only: Vec::new(),
+    };
+    let (mut watched, _work) = run.start(&data, &sql, "");
+    let (output, log) = watched.wait();
+    let done = output.succeeded().stdout;
+    let lost: Vec<_> = log.workers.iter().filter(|worker| worker.lost).collect();
+    assert!(lost.is_empty() && watched.oom_kills() == 0, "lost: {lost:?}");
+    for name in ["sorted", "divided"] {
+        let table = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}/';", out(name));
+        let written = trireme(["sql", "--output", "json", "-c", &format!("{table} {totals} t")]);
+        let written = written.run().succeeded().stdout;
+        assert_eq!(rows_of_last(&written), rows_of_last(&done), "{name}");
+    }
+}
+
+fn rows_of_last(output: &str) -> Value {
+    let last: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    last["rows"].clone()
+}
+
 /// What `TRIREME_MEMORY_RUNS` asks for.
 #[test]
 fn limits_of_the_matrix_are_kept() {
@@ -148,30 +189,35 @@ impl Run {
         table
     }
 
-    fn query(&self, data: &Data, name: &str, sql: &str) -> Row {
-        let scratch = Scratch::new();
-        let out = scratch.path().join(name);
+    /// Starts a job of `sql` over the tables of `data`, with further `fields` of its spec.
+    fn start(&self, data: &Data, sql: &str, fields: &str) -> (Watched, Scratch) {
         let fields = format!(
-            "executors:\n  cores: {}\n  memory: {}Mi\ndriver:\n  memory: {}Mi\n{}result:\n  location: {}\n  format: parquet\n",
+            "executors:\n  cores: {}\n  memory: {}Mi\ndriver:\n  memory: {}Mi\n{}{fields}",
             self.cores,
             self.worker_bytes / MIB,
             DRIVER_BYTES / MIB,
             data.tables(),
-            out.display()
         );
-        let work = scratch.path().join("work");
-        let arguments = ["--output", "json", "--quiet", "--scratch", &work.display().to_string()];
+        let work = Scratch::new();
+        let folder = work.path().join("work").display().to_string();
+        let arguments = ["--output", "json", "--quiet", "--scratch", &folder];
         let program = Cluster::program_with(2, &batch_job(sql, &fields), &arguments);
-        let mut watched = Watched::start(Cluster::start(program.limit(RUN_LIMIT)), self.worker_bytes);
+        let watched = Watched::start(Cluster::start(program.limit(RUN_LIMIT)), self.worker_bytes);
+        (watched, work)
+    }
+
+    fn query(&self, data: &Data, name: &str, sql: &str) -> Row {
+        let scratch = Scratch::new();
+        let out = scratch.path().join(name);
+        let fields = format!("result:\n  location: {}\n  format: parquet\n", out.display());
+        let (mut watched, _work) = self.start(data, sql, &fields);
         let (output, log) = watched.wait();
         let mut failure = None;
         let mut fail = |text: String| {
             failure.get_or_insert(text);
         };
-        for (who, process) in watched.processes.iter().enumerate() {
-            if process.group.usage().oom_kills > 0 {
-                fail(format!("the kernel killed process {who}"));
-            }
+        if watched.oom_kills() > 0 {
+            fail(format!("the kernel killed {} processes", watched.oom_kills()));
         }
         if log.workers.len() > 2 || log.workers.iter().any(|worker| worker.lost) {
             fail("a worker was lost".to_owned());
@@ -256,6 +302,13 @@ impl Watched {
     fn wait(&mut self) -> (trireme_tests::Output, trireme_tests::ClusterLog) {
         let cluster = self.cluster.take().unwrap();
         cluster.wait_watching(|| self.processes.iter().for_each(Process::look))
+    }
+
+    fn oom_kills(&self) -> u64 {
+        self.processes
+            .iter()
+            .map(|process| process.group.usage().oom_kills)
+            .sum()
     }
 
     fn peaks(&self) -> Vec<(u64, u64)> {

@@ -1,11 +1,13 @@
 //! Rows into the bytes of one file: Parquet, CSV, JSON lines or Arrow IPC, compressed where the format has that outside.
 //!
-//! An encoder keeps what it has encoded until [`Encoder::take`] is called, and for Parquet and Arrow what belongs to the
-//! row group or batch under way. It never does I/O.
+//! An encoder keeps what it has encoded until [`Encoder::take`] is called, and for Parquet what belongs to the row group
+//! under way. It never does I/O.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::csv;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -22,9 +24,12 @@ use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parking_lot::Mutex;
 
-/// Bytes of a Parquet row group under way at which it is closed, whatever its number of rows. A task holds one for each
-/// file it has open.
+/// Bytes of a Parquet row group under way at which it is closed, whatever its number of rows and however much memory there
+/// is.
 const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
+
+/// Encoded bytes that are taken at a time.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// How files of a write look.
 #[derive(Debug, Clone)]
@@ -138,16 +143,37 @@ impl Encoder {
         Ok(())
     }
 
-    /// What has been encoded since the last call.
-    pub fn take(&mut self) -> Vec<u8> {
-        self.bytes.take()
+    /// What has been encoded and not been taken yet, as far as it is worth a request: a mebibyte, or `None`.
+    pub fn take(&mut self) -> Option<Bytes> {
+        self.bytes.0.lock().closed.pop_front()
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn held_bytes(&self) -> usize {
+        let under_way = match &self.rows {
+            Rows::Parquet(writer) => writer.memory_size(),
+            Rows::Arrow(_) | Rows::Csv(_) | Rows::Json(_) => 0,
+        };
+        under_way + self.bytes.0.lock().held_bytes()
+    }
+
+    /// Encodes what is under way to its end, so that all of it can be taken: a Parquet file gets another row group.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn end_group(&mut self) -> Result<()> {
+        if let Rows::Parquet(writer) = &mut self.rows {
+            writer.flush()?;
+        }
+        self.bytes.0.lock().close_last();
+        Ok(())
     }
 
     /// Ends the file and returns its last bytes.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub fn finish(self) -> Result<Vec<u8>> {
+    pub fn finish(self) -> Result<Vec<Bytes>> {
         match self.rows {
             Rows::Parquet(writer) => drop(writer.close()?),
             Rows::Arrow(mut writer) => writer.finish()?,
@@ -158,23 +184,49 @@ impl Encoder {
                 writer.into_inner().finish()?;
             }
         }
-        Ok(self.bytes.take())
+        let mut chunks = self.bytes.0.lock();
+        chunks.close_last();
+        Ok(chunks.closed.drain(..).collect())
     }
 }
 
 /// Bytes that a library's writer puts in and the encoder takes out.
 #[derive(Debug, Clone, Default)]
-struct SharedBytes(Arc<Mutex<Vec<u8>>>);
+struct SharedBytes(Arc<Mutex<Chunks>>);
 
-impl SharedBytes {
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock())
+/// In pieces, so that a row group that is encoded at once need not lie in one, and is copied no more often than once.
+#[derive(Debug, Default)]
+struct Chunks {
+    closed: VecDeque<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Chunks {
+    fn extend(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.last.len()));
+            self.last.extend_from_slice(now);
+            if self.last.len() == CHUNK_BYTES {
+                self.close_last();
+            }
+            bytes = later;
+        }
+    }
+
+    fn close_last(&mut self) {
+        if !self.last.is_empty() {
+            self.closed.push_back(Bytes::from(std::mem::take(&mut self.last)));
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.closed.iter().map(Bytes::len).sum::<usize>() + self.last.capacity()
     }
 }
 
 impl Write for SharedBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
+        self.0.lock().extend(bytes);
         Ok(bytes.len())
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DataFusionError, Result, plan_err};
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use trireme_batch_durable::commit::{PartName, PartReceipt, PartStore, PartWriter, StoreError};
 
 use super::encode::{Encoder, FileStyle};
@@ -19,8 +19,9 @@ use super::exec::SinkOrder;
 /// more rows come.
 const FILES_OPEN_MAX: usize = 64;
 
-/// Encoded bytes handed to the store at a time.
-const CHUNK_BYTES: usize = 1 << 20;
+/// What the files of one partition may hold even where operators leave nothing of the pool; the headroom beside it bears
+/// that. With less, row groups would become too small to be read fast.
+const HELD_BYTES_MIN: usize = 8 << 20;
 
 /// The folder that a NULL goes into, as in Hive.
 const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -39,13 +40,36 @@ pub struct PartFiles {
     receipts: Vec<PartReceipt>,
     /// An empty result still says what its columns are: the first partition writes a file without rows.
     keeps_empty: bool,
+    /// What operators share, and what the open files hold of it.
+    pool: Arc<dyn MemoryPool>,
+    memory: MemoryReservation,
 }
 
 struct OpenFile {
     encoder: Encoder,
     writer: Box<dyn PartWriter>,
-    pending: Vec<u8>,
     rows: u64,
+}
+
+impl OpenFile {
+    fn held_bytes(&self) -> usize {
+        self.encoder.held_bytes() + self.writer.held_bytes()
+    }
+
+    /// Hands what is encoded to the store.
+    async fn hand_over(&mut self) -> Result<()> {
+        while let Some(chunk) = self.encoder.take() {
+            self.writer.write(chunk).await.map_err(store_failed)?;
+        }
+        Ok(())
+    }
+
+    /// Hands all that can be handed over to the store, and waits for it.
+    async fn release(&mut self) -> Result<()> {
+        self.encoder.end_group()?;
+        self.hand_over().await?;
+        self.writer.settle().await.map_err(store_failed)
+    }
 }
 
 impl PartFiles {
@@ -84,6 +108,8 @@ impl PartFiles {
         let schema = Arc::new(schema.project(&file_columns)?);
         let keeps_empty = number == 0 && folder_columns.is_empty();
         let (open, receipts) = (HashMap::new(), Vec::new());
+        let memory = MemoryConsumer::new(format!("files of partition {number}")).register(context.memory_pool());
+        let pool = Arc::clone(context.memory_pool());
         Ok(Self {
             store,
             style,
@@ -95,6 +121,8 @@ impl PartFiles {
             files: 0,
             receipts,
             keeps_empty,
+            pool,
+            memory,
         })
     }
 
@@ -108,13 +136,54 @@ impl PartFiles {
         }
         let rows = batch.project(&self.file_columns)?;
         if self.folder_columns.is_empty() {
-            return self.write_into(String::new(), &rows).await;
+            self.write_into(String::new(), &rows).await?;
+        } else {
+            for (folder, indices) in self.rows_by_folder(batch)? {
+                let part = take_record_batch(&rows, &UInt32Array::from(indices))?;
+                self.write_into(folder, &part).await?;
+            }
         }
-        for (folder, indices) in self.rows_by_folder(batch)? {
-            let part = take_record_batch(&rows, &UInt32Array::from(indices))?;
-            self.write_into(folder, &part).await?;
+        self.stay_within_memory().await
+    }
+
+    /// Reserves what the open files hold. Where that is more than half of what others leave, the largest let go of theirs,
+    /// until it fits or there is nothing to be gained.
+    async fn stay_within_memory(&mut self) -> Result<()> {
+        loop {
+            let held = self.open.values().map(OpenFile::held_bytes).sum();
+            if held <= self.may_hold() || !self.release_largest().await? {
+                self.memory.resize(held);
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Half of what others leave of the pool: an operator that cannot spill finds the other half.
+    fn may_hold(&self) -> usize {
+        let MemoryLimit::Finite(limit) = self.pool.memory_limit() else {
+            return usize::MAX;
+        };
+        let others = self.pool.reserved().saturating_sub(self.memory.size());
+        (limit.saturating_sub(others) / 2).max(HELD_BYTES_MIN)
+    }
+
+    /// Ends the row group of the file that holds the most, or the file itself if that gains nothing; says whether either did.
+    async fn release_largest(&mut self) -> Result<bool> {
+        let sizes = self.open.iter().map(|(folder, file)| (file.held_bytes(), folder));
+        let Some((held, folder)) = sizes.max().map(|(held, folder)| (held, folder.clone())) else {
+            return Ok(false);
+        };
+        if let Some(file) = self.open.get_mut(&folder) {
+            file.release().await?;
+            if file.held_bytes() < held {
+                return Ok(true);
+            }
+        }
+        let has_others = self.open.len() > 1;
+        if has_others {
+            self.close(&folder).await?;
+        }
+        Ok(has_others)
     }
 
     /// Ends all files.
@@ -151,12 +220,7 @@ impl PartFiles {
         };
         file.encoder.write(rows)?;
         file.rows += rows.num_rows() as u64;
-        file.pending.extend(file.encoder.take());
-        if file.pending.len() >= CHUNK_BYTES {
-            let chunk = std::mem::take(&mut file.pending);
-            file.writer.write(Bytes::from(chunk)).await.map_err(store_failed)?;
-        }
-        Ok(())
+        file.hand_over().await
     }
 
     async fn open_file(&mut self, folder: String) -> Result<()> {
@@ -174,7 +238,6 @@ impl PartFiles {
             OpenFile {
                 encoder,
                 writer,
-                pending: Vec::new(),
                 rows: 0,
             },
         );
@@ -188,11 +251,11 @@ impl PartFiles {
         let OpenFile {
             encoder,
             mut writer,
-            mut pending,
             rows,
         } = file;
-        pending.extend(encoder.finish()?);
-        writer.write(Bytes::from(pending)).await.map_err(store_failed)?;
+        for chunk in encoder.finish()? {
+            writer.write(chunk).await.map_err(store_failed)?;
+        }
         self.receipts.push(writer.finish(rows).await.map_err(store_failed)?);
         Ok(())
     }
@@ -273,12 +336,121 @@ fn store_failed(error: StoreError) -> DataFusionError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use datafusion::arrow::array::Int64Array;
+    use datafusion::arrow::datatypes::{Field, Schema};
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::parquet::file::reader::{FileReader, SerializedFileReader};
+    use datafusion::prelude::{SessionConfig, SessionContext};
+    use tempfile::TempDir;
+    use trireme_batch_durable::commit::LocalParts;
+    use trireme_batch_durable::{Generation, WriteId};
+
     use super::*;
+    use crate::pool::SharedPool;
+
+    const POOL_BYTES: usize = 48 << 20;
+    const BATCHES: i64 = 400;
+    const ROWS: i64 = 8192;
 
     #[test]
     fn names_of_folders_hold_nothing_that_leaves_them() {
         assert_eq!(escape("2024-01-31"), "2024-01-31");
         assert_eq!(escape("a/b=c%"), "a%2Fb%3Dc%25");
         assert_eq!(escape("é"), "%C3%A9");
+    }
+
+    /// Writes 50 MiB that cannot be compressed. Returns the number of row groups of each file, and the most that was reserved.
+    async fn write(partition_by: &[&str], others_hold: usize) -> (Vec<usize>, usize) {
+        let folder = TempDir::new().unwrap();
+        let pool = Arc::new(SharedPool::new(POOL_BYTES));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().unwrap();
+        let context = SessionContext::new_with_config_rt(SessionConfig::new(), runtime).task_ctx();
+        let others = MemoryConsumer::new("others").register(context.memory_pool());
+        others.resize(others_hold);
+        let order = SinkOrder {
+            location: String::new(),
+            format: "parquet".to_owned(),
+            options: Vec::new(),
+            partition_by: partition_by.iter().map(|&name| name.to_owned()).collect(),
+            keep_partition_by: false,
+            write_id: WriteId::for_statement("run", 0),
+            generation: Generation::new(1),
+        };
+        let int = |name: &str| Field::new(name, DataType::Int64, false);
+        let schema = Arc::new(Schema::new(vec![int("folder"), int("a"), int("b")]));
+        let store: Arc<dyn PartStore> = Arc::new(LocalParts::new(folder.path()));
+        let mut files = PartFiles::new(store, &order, 0, &context, Arc::clone(&schema)).unwrap();
+        let mut most = 0;
+        for batch in 0..BATCHES {
+            let rows = batch * ROWS..(batch + 1) * ROWS;
+            // Multiplying by an odd number that is large mixes the bits, and is one to one.
+            let mixed = |factor: i64| {
+                Arc::new(Int64Array::from_iter_values(
+                    rows.clone().map(|row| row.wrapping_mul(factor)),
+                ))
+            };
+            let folders = Arc::new(Int64Array::from_iter_values(rows.clone().map(|row| row % 40)));
+            let columns: Vec<ArrayRef> = vec![
+                folders,
+                mixed(0x9E37_79B9_7F4A_7C15_u64 as i64),
+                mixed(0x2545_F491_4F6C_DD1D),
+            ];
+            let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+            files.write(&batch).await.unwrap();
+            most = most.max(context.memory_pool().reserved() - others_hold);
+        }
+        files.finish().await.unwrap();
+        assert_eq!(context.memory_pool().reserved(), others_hold, "all is given back");
+        let mut paths = Vec::new();
+        find_parquet(folder.path(), &mut paths);
+        let readers = paths
+            .iter()
+            .map(|path| SerializedFileReader::try_from(path.as_path()).unwrap());
+        let (groups, rows): (Vec<_>, Vec<_>) = readers
+            .map(|reader| {
+                (
+                    reader.metadata().num_row_groups(),
+                    reader.metadata().file_metadata().num_rows(),
+                )
+            })
+            .unzip();
+        assert_eq!(rows.iter().sum::<i64>(), BATCHES * ROWS, "rows");
+        (groups, most)
+    }
+
+    fn find_parquet(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                find_parquet(&path, found);
+            } else if std::fs::read(&path).unwrap().starts_with(b"PAR1") {
+                found.push(path);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn row_groups_are_as_large_as_memory_allows() {
+        let (groups, most) = write(&[], 0).await;
+        assert!(groups.len() == 1 && (3..=5).contains(&groups[0]), "{groups:?}");
+        assert!(most <= POOL_BYTES / 2 && most > POOL_BYTES / 4, "{most}");
+    }
+
+    #[tokio::test]
+    async fn where_nothing_is_left_row_groups_are_small() {
+        let (groups, most) = write(&[], POOL_BYTES).await;
+        assert!(groups.len() == 1 && (6..=12).contains(&groups[0]), "{groups:?}");
+        assert!(most <= HELD_BYTES_MIN + (1 << 20), "{most}");
+    }
+
+    #[tokio::test]
+    async fn all_open_files_share_the_memory() {
+        let (groups, most) = write(&["folder"], 0).await;
+        assert_eq!(groups.len(), 40, "files");
+        let groups: usize = groups.iter().sum();
+        assert!((41..400).contains(&groups), "{groups}");
+        assert!(most <= POOL_BYTES / 2, "{most}");
     }
 }

@@ -8,6 +8,7 @@
 
 mod codec;
 mod scan;
+mod text;
 
 use std::fmt;
 use std::sync::Arc;

@@ -18,15 +18,18 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSe
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::stream;
+use tpchgen::distribution::Distributions;
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
     RegionGenerator, SupplierGenerator,
 };
+use tpchgen::text::TextPool;
 use tpchgen_arrow::{
     CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
 };
 
 use super::Table;
+use super::text::text_for;
 
 /// Generates a table: partition `i` yields the rows of the parts in `groups[i]`, in order.
 #[derive(Debug, Clone)]
@@ -178,10 +181,11 @@ impl ExecutionPlan for TpchScan {
         let batch_rows = context.session_config().batch_size();
         let (projection, schema) = (self.projection.clone(), Arc::clone(&self.schema));
         let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let text = text_for(&self.schema, context.memory_pool());
         let mut left = self.limit.unwrap_or(usize::MAX);
         let batches = parts
             .into_iter()
-            .flat_map(move |part| generate(table, scale, part, part_count, batch_rows))
+            .flat_map(move |part| generate(table, scale, part, part_count, batch_rows, text))
             .map_while(move |batch| {
                 if left == 0 {
                     return None;
@@ -253,30 +257,39 @@ fn conform(batch: &RecordBatch, projection: Option<&[usize]>, schema: &SchemaRef
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 /// The rows of one part, lazily. `tpchgen` numbers parts from one.
-fn generate(table: Table, scale: f64, part: u32, part_count: u32, batch_rows: usize) -> Batches {
+fn generate(
+    table: Table,
+    scale: f64,
+    part: u32,
+    part_count: u32,
+    batch_rows: usize,
+    text: &'static TextPool,
+) -> Batches {
     let part = i32::try_from(part).unwrap_or(i32::MAX).saturating_add(1);
     let count = i32::try_from(part_count).unwrap_or(i32::MAX);
+    let words = Distributions::static_default();
+    macro_rules! batches {
+        ($arrow:ident, $generator:expr) => {
+            Box::new($arrow::new($generator).with_batch_size(batch_rows))
+        };
+    }
+    macro_rules! rows {
+        ($generator:ident($($arguments:expr),*)) => {
+            $generator::new_with_distributions_and_text_pool($($arguments,)* words, text)
+        };
+    }
     match table {
-        Table::Nation => {
-            Box::new(NationArrow::new(NationGenerator::new(scale, part, count)).with_batch_size(batch_rows))
-        }
-        Table::Region => {
-            Box::new(RegionArrow::new(RegionGenerator::new(scale, part, count)).with_batch_size(batch_rows))
-        }
-        Table::Part => Box::new(PartArrow::new(PartGenerator::new(scale, part, count)).with_batch_size(batch_rows)),
-        Table::Supplier => {
-            Box::new(SupplierArrow::new(SupplierGenerator::new(scale, part, count)).with_batch_size(batch_rows))
-        }
-        Table::PartSupp => {
-            Box::new(PartSuppArrow::new(PartSuppGenerator::new(scale, part, count)).with_batch_size(batch_rows))
-        }
-        Table::Customer => {
-            Box::new(CustomerArrow::new(CustomerGenerator::new(scale, part, count)).with_batch_size(batch_rows))
-        }
-        Table::Orders => Box::new(OrderArrow::new(OrderGenerator::new(scale, part, count)).with_batch_size(batch_rows)),
-        Table::LineItem => {
-            Box::new(LineItemArrow::new(LineItemGenerator::new(scale, part, count)).with_batch_size(batch_rows))
-        }
+        Table::Nation => batches!(NationArrow, rows!(NationGenerator())),
+        Table::Region => batches!(RegionArrow, rows!(RegionGenerator())),
+        Table::Part => batches!(PartArrow, rows!(PartGenerator(scale, part, count))),
+        Table::Supplier => batches!(SupplierArrow, rows!(SupplierGenerator(scale, part, count))),
+        Table::PartSupp => batches!(
+            PartSuppArrow,
+            PartSuppGenerator::new_with_text_pool(scale, part, count, text)
+        ),
+        Table::Customer => batches!(CustomerArrow, rows!(CustomerGenerator(scale, part, count))),
+        Table::Orders => batches!(OrderArrow, rows!(OrderGenerator(scale, part, count))),
+        Table::LineItem => batches!(LineItemArrow, rows!(LineItemGenerator(scale, part, count))),
     }
 }
 
@@ -336,5 +349,23 @@ mod tests {
         let scan = TpchScan::try_new(Table::Nation, 1.0, spread(1, 1), None, Some(7)).unwrap();
         let batches: Vec<_> = scan.execute(0, context).unwrap().try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 7);
+    }
+
+    #[tokio::test]
+    async fn columns_do_not_depend_on_whether_comments_are_made() {
+        let rows = async |table: Table, projection: Option<Vec<usize>>| {
+            let scan = TpchScan::try_new(table, 0.01, spread(1, 1), projection, None).unwrap();
+            let batches = scan.execute(0, SessionContext::new().task_ctx()).unwrap();
+            let batches: Vec<_> = batches.try_collect().await.unwrap();
+            concat_batches(&scan.schema(), &batches).unwrap()
+        };
+        for table in Table::ALL {
+            let schema = table.schema();
+            let is_comment = |index: &usize| schema.field(*index).name().ends_with("_comment");
+            let columns: Vec<usize> = (0..schema.fields().len()).filter(|index| !is_comment(index)).collect();
+            assert_eq!(columns.len() + 1, schema.fields().len(), "{}", table.name());
+            let whole = rows(table, None).await.project(&columns).unwrap();
+            assert_eq!(rows(table, Some(columns)).await, whole, "{}", table.name());
+        }
     }
 }

@@ -62,6 +62,12 @@ pub trait PartWriter: Send {
     /// Adds bytes. Waits while too many are under way.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
+    /// Bytes in memory that have been added and are not with the store yet.
+    fn held_bytes(&self) -> usize;
+
+    /// Waits until no bytes are under way. What is too little to be sent by itself stays.
+    async fn settle(&mut self) -> Result<(), StoreError>;
+
     /// Makes the bytes durable, but not visible. `rows` is for the record.
     async fn finish(self: Box<Self>, rows: u64) -> Result<PartReceipt, StoreError>;
 

@@ -170,6 +170,14 @@ impl PartWriter for LocalPart {
         Ok(())
     }
 
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn finish(mut self: Box<Self>, rows: u64) -> Result<PartReceipt, StoreError> {
         self.file.flush().await.map_err(failed("write", &self.path))?;
         self.file.sync_all().await.map_err(failed("sync", &self.path))?;

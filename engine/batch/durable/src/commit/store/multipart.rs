@@ -359,15 +359,24 @@ impl PartWriter for MultipartPart {
         Ok(())
     }
 
+    fn held_bytes(&self) -> usize {
+        self.buffered_bytes + self.in_flight.len() * self.store.options.chunk_bytes
+    }
+
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        while !self.in_flight.is_empty() {
+            self.join_one().await?;
+        }
+        Ok(())
+    }
+
     async fn finish(mut self: Box<Self>, rows: u64) -> Result<PartReceipt, StoreError> {
         // An upload without pieces cannot be completed everywhere: an empty part has one empty piece.
         if self.buffered_bytes > 0 || self.etags.is_empty() {
             let payload = self.take(self.buffered_bytes);
             self.send(payload).await?;
         }
-        while !self.in_flight.is_empty() {
-            self.join_one().await?;
-        }
+        self.settle().await?;
         let Self {
             part,
             upload_id,
