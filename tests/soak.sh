@@ -23,6 +23,8 @@ suite() {
     TRIREME_FUZZ_CASES=${TRIREME_FUZZ_CASES:-300} suite fuzz::
     printf '\n==> simulation\n'
     TRIREME_SIM_SEEDS=${TRIREME_SIM_SEEDS:-300000} cargo test -p trireme-batch-schedule --locked --test simulation -- --nocapture
+    # Of the operator too, which takes ten times as long for each.
+    TRIREME_SIM_SEEDS=${TRIREME_OPERATOR_SEEDS:-100000} cargo test --workspace --locked --test simulation -- --nocapture no_seed_breaks_it
     # Captured output of jobs would be most of it; what cargo builds, and paths of one machine, say nothing.
 } 2>&1 | grep --line-buffered -vE '^(T?20[0-9-]{8}|command: |stdout:|stderr:|\[[0-9]+/[0-9]+\]| +(Compiling|Finished|Running) )' |
     sed -uE 's/^(test [^ ]+ \.\.\.) command: .*/\1/' | tee bench/results/soak-batch.txt

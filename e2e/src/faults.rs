@@ -116,6 +116,37 @@ impl Drop for ApiServer {
     }
 }
 
+/// The chart with other values, until this is dropped.
+pub struct Upgrade(());
+
+impl Upgrade {
+    /// Sets `value`, as `helm --set` has it, and waits until the new operator is there.
+    pub fn to(value: &str) -> Upgrade {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/trireme");
+        let upgrade = ["upgrade", "trireme", chart, "--reuse-values", "--set", value];
+        if let Err(error) = helm(&upgrade) {
+            panic!("the upgrade: {error}");
+        }
+        Upgrade(())
+    }
+}
+
+impl Drop for Upgrade {
+    fn drop(&mut self) {
+        let back = helm(&["rollback", "trireme"]);
+        if let Err(error) = back
+            && !std::thread::panicking()
+        {
+            panic!("the operator is not as before: {error}");
+        }
+    }
+}
+
+fn helm(arguments: &[&str]) -> Result<String, String> {
+    let waits = ["--namespace", "trireme-system", "--wait", "--timeout=120s"];
+    succeeds(Command::new("helm").args(arguments).args(waits))
+}
+
 /// Kills, with SIGKILL, the processes of this machine whose command line has `pattern`, and says how many there were. On the
 /// test cluster that reaches into every pod.
 pub fn kill_processes(pattern: &str) -> usize {

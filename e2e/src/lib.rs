@@ -14,7 +14,7 @@ mod reasons;
 mod store;
 
 pub use audit::{Audit, Write};
-pub use faults::{ApiServer, Node, Operator, cluster_folder, kill_processes};
+pub use faults::{ApiServer, Node, Operator, Upgrade, cluster_folder, kill_processes};
 pub use job::{Job, condition};
 pub use lab::{Lab, PATIENCE};
 pub use process::{engine, kubectl, succeeds};

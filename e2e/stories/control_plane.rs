@@ -1,15 +1,15 @@
 //! The operator and the API server come and go; jobs do not care.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use trireme_e2e::{ApiServer, Lab, Operator, Store, condition, succeeds};
+use trireme_e2e::{ApiServer, Lab, Operator, Store, Upgrade, condition, kill_processes};
 
 use crate::copy::{charged, check, is_there, under_way};
 use crate::pods::nowhere;
@@ -134,24 +134,35 @@ async fn an_upgrade_of_the_chart_disturbs_no_job() {
     let lab = Lab::open("upgrade").await;
     let store = Store::open(&lab).await;
     let job = under_way(&lab, &store, 1).await;
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/trireme");
-    let level = format!("log.level=info,upgraded_{}=debug", lab.namespace.replace('-', "_"));
-    let upgrade = [
-        "upgrade",
-        "trireme",
-        chart,
-        "--namespace",
-        "trireme-system",
-        "--reuse-values",
-        "--wait",
-        "--timeout=120s",
-    ];
-    let value = level.replace(',', "\\,");
-    succeeds(Command::new("helm").args(upgrade).args(["--set", &value])).unwrap();
+    let level = format!("log.level=info\\,upgraded_{}=debug", lab.namespace.replace('-', "_"));
+    let upgraded = Upgrade::to(&level);
     let status = job.complete().await;
     assert_eq!(charged(&status), (0, 0), "{status:#}");
     assert_eq!(status["driver"]["attempt"], 1, "{status:#}");
     assert_eq!(status["executors"]["highest"], 1, "{status:#}");
+    drop(upgraded);
+    check(&store);
+    lab.close().await;
+}
+
+/// The operator comes with an engine that nobody has; a job that runs goes on with its own, and so does its next executor.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn an_upgrade_puts_no_second_engine_into_a_job() {
+    let lab = Lab::open("engines").await;
+    let store = Store::open(&lab).await;
+    let job = under_way(&lab, &store, 1).await;
+    let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
+    let engine = image(&job.pods("driver").await[0]);
+    let upgraded = Upgrade::to("engineImage.repository=trireme.dev/no-such-engine");
+    let victim = format!("trireme worker .*--name={}-exec-1", job.name);
+    assert!(kill_processes(&victim) > 0, "no executor runs here");
+    let next = job.until_runs(&format!("{}-exec-2", job.name)).await;
+    assert_eq!(image(&next), engine);
+    let status = job.complete().await;
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
+    assert_eq!(status["driver"]["attempt"], 1, "{status:#}");
+    drop(upgraded);
     check(&store);
     lab.close().await;
 }

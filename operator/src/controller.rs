@@ -151,9 +151,18 @@ async fn follow<K>(
             }
             Ok(None) => return,
             // It begins anew by itself, after a while.
+            Err(error) if is_unknown(&error) => tracing::error!(
+                "the API server does not know what is to be watched: install the chart trireme-crds, or crds/batchjobs.yaml"
+            ),
             Err(error) => tracing::warn!(%error, complete = first_list.is_none(), "a watch was broken off"),
         }
     }
+}
+
+/// Whether the API server has no such kind of object. It says so in no form that a client could read, but for the code.
+fn is_unknown(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// The queue, for those who name and those who visit.

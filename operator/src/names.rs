@@ -98,6 +98,9 @@ pub mod secret_key {
 /// The run that the Secret was written for.
 pub const RUN_ANNOTATION: &str = "trireme.dev/run";
 
+/// The engine's image that a pod was built with, whatever a template has made of it. Executors get that of their driver.
+pub const IMAGE_ANNOTATION: &str = "trireme.dev/image";
+
 /// Where things are inside a pod.
 pub mod path {
     pub const JOB: &str = "/etc/trireme/job";

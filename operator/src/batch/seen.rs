@@ -9,7 +9,7 @@ use trireme_spec::quantity::Bytes;
 use trireme_spec::report::{JobReport, Phase};
 
 use crate::api::condition::Reason;
-use crate::names::{CONTAINER, PodRole, label};
+use crate::names::{CONTAINER, IMAGE_ANNOTATION, PodRole, label};
 
 /// A job's pods and what its driver says.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +36,8 @@ pub struct PodSeen {
     pub ended: Option<Timestamp>,
     /// What it may use.
     pub memory: Option<Bytes>,
+    /// The engine's image that it was built with.
+    pub image: Option<String>,
     pub state: PodState,
 }
 
@@ -113,6 +115,7 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             started: started(pod),
             ended: ended(pod),
             memory: memory(pod),
+            image: image(pod),
             state: state(pod),
         };
         match (number, of(label::ROLE), of(label::RUN)) {
@@ -195,6 +198,10 @@ fn memory(pod: &Pod) -> Option<Bytes> {
         .0
         .parse()
         .ok()
+}
+
+fn image(pod: &Pod) -> Option<String> {
+    pod.metadata.annotations.as_ref()?.get(IMAGE_ANNOTATION).cloned()
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {

@@ -101,6 +101,8 @@ struct Run {
     /// Numbers that pods of the run have had.
     used: BTreeMap<(PodRole, u32), String>,
     refused_drivers: u32,
+    /// Images that its drivers were made of.
+    driver_images: BTreeSet<String>,
 }
 
 struct PodBooks {
@@ -183,6 +185,15 @@ impl Checker {
         });
         let run = self.runs.entry(run_name.clone()).or_default();
         let before = run.used.insert((role, number), uid_of(pod));
+        let images = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let mut images = images.filter_map(|container| container.image.clone());
+        let mixed = match role {
+            PodRole::Driver => {
+                run.driver_images.extend(images);
+                false
+            }
+            PodRole::Executor => images.any(|image| !run.driver_images.contains(&image)),
+        };
         let reused = before.is_some() && number <= recorded;
         let behind = number <= recorded;
         let untimely = origin.late || (self.unsteady && behind);
@@ -215,6 +226,7 @@ impl Checker {
             .and_then(|status| status.state)
             .is_some_and(JobState::is_terminal);
         assert!(!over, "{name} is made for a run that is over");
+        assert!(!mixed, "{name} has an image that no driver of its run has had");
         if role == PodRole::Executor {
             let status = status.cloned().unwrap_or_default();
             let staying = store.pods.values().filter(|other| {

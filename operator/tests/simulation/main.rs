@@ -32,8 +32,8 @@ use check::{Met, TO_BE_MET};
 use parking_lot::Mutex;
 use scenario::Scenario;
 
-/// Some twenty seconds on two cores: most of it is the operator's own work.
-const SEEDS_DEFAULT: u64 = 5_000;
+/// Some forty seconds on two cores: most of it is the operator's own work.
+const SEEDS_DEFAULT: u64 = 10_000;
 
 /// Beyond those, seeds that found a mistake: an executor made by a late request for a job that was suspended meanwhile, one
 /// that was deleted, failed over it, and was said to have crashed, drivers that were thought healthy for as long as nobody

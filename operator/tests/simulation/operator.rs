@@ -60,6 +60,7 @@ pub(crate) struct Running {
     jobs: Watch<AnyBatchJob>,
     pods: Watch<Pod>,
     queue: Queue,
+    settings: Arc<Settings>,
     visit: Option<(JobKey, Visit)>,
     wake_ms: Option<i64>,
     /// Nothing is due, as far as it was looked at.
@@ -116,8 +117,14 @@ impl Running {
             writes: Arc::clone(writes),
             dead: AtomicBool::new(false),
         };
+        // Each is an upgrade of the one before.
+        let settings = Settings {
+            image: format!("trireme:{id}"),
+            ..settings()
+        };
         let mut running = Running {
             process: Arc::new(process),
+            settings: Arc::new(settings),
             jobs: Watch::new(),
             pods: Watch::new(),
             queue: Queue::default(),
@@ -269,7 +276,7 @@ impl Running {
     }
 
     /// Begins a visit if none is under way and one is due.
-    pub(crate) fn kick(&mut self, settings: &Arc<Settings>) {
+    pub(crate) fn kick(&mut self) {
         if self.idle || self.visit.is_some() || !self.jobs.complete || !self.pods.complete {
             return;
         }
@@ -278,7 +285,7 @@ impl Running {
         let process = self.process.id;
         if let Some(key) = self.queue.take(timestamp(world.now_ms)) {
             self.process.since_ms.store(world.now_ms, Ordering::Relaxed);
-            let (cluster, settings, of) = (Arc::clone(&self.process), Arc::clone(settings), key.clone());
+            let (cluster, settings, of) = (Arc::clone(&self.process), Arc::clone(&self.settings), key.clone());
             let going: Visit = Box::pin(async move { visit(&*cluster, &settings, &of).await });
             self.visit = Some((key, going));
             world.later(1, Happening::Go { process });

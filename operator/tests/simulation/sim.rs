@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use trireme_operator::batch::build::Settings;
 
 use crate::check::Met;
-use crate::operator::{Running, settings};
+use crate::operator::Running;
 use crate::scenario::Scenario;
 use crate::world::{Happening, Order, World};
 
@@ -59,7 +58,6 @@ pub(crate) fn tell(trace: &[String]) -> &str {
 struct Simulation {
     world: Arc<Mutex<World>>,
     operators: Vec<Running>,
-    settings: Arc<Settings>,
     begun: u64,
     writes: Arc<Mutex<u64>>,
     steps: u64,
@@ -72,7 +70,6 @@ impl Simulation {
         Simulation {
             world: Arc::clone(world),
             operators: Vec::new(),
-            settings: Arc::new(settings()),
             begun: 0,
             writes: Arc::default(),
             steps: 0,
@@ -158,7 +155,7 @@ impl Simulation {
         }
         drop(world);
         for operator in &mut self.operators {
-            operator.kick(&self.settings);
+            operator.kick();
         }
     }
 

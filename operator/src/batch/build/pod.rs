@@ -21,7 +21,7 @@ use trireme_spec::pods::{ImagePullPolicy, Scratch};
 use super::{Settings, metadata};
 use crate::batch::decide::PodOrder;
 use crate::batch::validate::ValidJob;
-use crate::names::{self, CONTAINER, PodRole, label, path, port, secret_key};
+use crate::names::{self, CONTAINER, IMAGE_ANNOTATION, PodRole, label, path, port, secret_key};
 
 /// The user and group that the engine runs as; what images without a shell usually have.
 const USER: i64 = 65532;
@@ -100,7 +100,9 @@ fn base(job: &ValidJob, settings: &Settings, order: &PodOrder) -> Pod {
     );
     let labels = metadata.labels.get_or_insert_default();
     labels.insert(label::NUMBER.to_owned(), order.number.to_string());
+    let image = order.image.as_ref().or(spec.image.as_ref()).unwrap_or(&settings.image);
     metadata.annotations = Some(BTreeMap::from([
+        (IMAGE_ANNOTATION.to_owned(), image.clone()),
         (
             "kubectl.kubernetes.io/default-container".to_owned(),
             CONTAINER.to_owned(),
@@ -118,7 +120,7 @@ fn base(job: &ValidJob, settings: &Settings, order: &PodOrder) -> Pod {
     Pod {
         metadata,
         spec: Some(PodSpec {
-            containers: vec![container(job, settings, order)],
+            containers: vec![container(job, settings, order, image.clone())],
             restart_policy: Some("Never".to_owned()),
             termination_grace_period_seconds: Some(grace_seconds(order.role)),
             automount_service_account_token: Some(false),
@@ -156,7 +158,7 @@ fn grace_seconds(role: PodRole) -> i64 {
     }
 }
 
-fn container(job: &ValidJob, settings: &Settings, order: &PodOrder) -> Container {
+fn container(job: &ValidJob, settings: &Settings, order: &PodOrder, image: String) -> Container {
     let spec = &job.spec;
     let (cores, scratch) = match order.role {
         PodRole::Driver => (spec.driver.cores, &spec.driver.scratch),
@@ -183,7 +185,7 @@ fn container(job: &ValidJob, settings: &Settings, order: &PodOrder) -> Container
     };
     Container {
         name: CONTAINER.to_owned(),
-        image: Some(spec.image.clone().unwrap_or_else(|| settings.image.clone())),
+        image: Some(image),
         image_pull_policy: Some(pull.to_owned()),
         args: Some(match order.role {
             PodRole::Driver => driver_args(job, settings, order, cores),

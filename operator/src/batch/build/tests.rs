@@ -18,7 +18,7 @@ use crate::names::{PodRole, RUN_ANNOTATION, secret_key};
 
 fn settings() -> Settings {
     Settings {
-        image: "ghcr.io/trireme/trireme:0.1.0".to_owned(),
+        image: "registry.example/trireme:0.1.0".to_owned(),
         image_pull_policy: ImagePullPolicy::IfNotPresent,
         storage: Some("s3://cluster/trireme/".to_owned()),
         engine_log: "info".to_owned(),
@@ -61,7 +61,12 @@ fn full() -> ValidJob {
 }
 
 fn order(role: PodRole, number: u32, memory: Bytes) -> PodOrder {
-    PodOrder { role, number, memory }
+    PodOrder {
+        role,
+        number,
+        memory,
+        image: None,
+    }
 }
 
 #[test]

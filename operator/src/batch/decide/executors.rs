@@ -50,7 +50,7 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Times
     count_ready(seen, &alive, plan);
     let there = u32::try_from(alive.len()).unwrap_or(u32::MAX);
     if there < wanted && may_make && !sent_home {
-        make(job, wanted - there, now, plan);
+        make(job, seen, wanted - there, now, plan);
     }
     end_leaving(seen, plan);
     let executors = &mut plan.status.executors;
@@ -191,12 +191,14 @@ fn count_ready(seen: &Seen, alive: &BTreeSet<u32>, plan: &mut Plan) {
     plan.status.executors.ready = ready;
 }
 
-fn make(job: &ValidJob, missing: u32, now: Timestamp, plan: &mut Plan) {
+fn make(job: &ValidJob, seen: &Seen, missing: u32, now: Timestamp, plan: &mut Plan) {
     let executors = &mut plan.status.executors;
     if let Some(time) = executors.retry_time.filter(|time| *time > now) {
         return plan.look_again([time].into_iter());
     }
     let memory = executors.memory.unwrap_or(job.spec.executors.memory);
+    let driver = seen.drivers.get(&plan.status.driver.attempt);
+    let image = driver.and_then(|driver| driver.image.clone());
     for _ in 0..missing.min(MADE_MAX) {
         executors.highest += 1;
         executors.open.0.insert(executors.highest);
@@ -204,6 +206,7 @@ fn make(job: &ValidJob, missing: u32, now: Timestamp, plan: &mut Plan) {
             role: PodRole::Executor,
             number: executors.highest,
             memory,
+            image: image.clone(),
         });
     }
     if missing > MADE_MAX {

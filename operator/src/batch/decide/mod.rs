@@ -55,6 +55,9 @@ pub struct PodOrder {
     pub role: PodRole,
     pub number: u32,
     pub memory: Bytes,
+    /// The image of the driver that an executor is for, if that is there already: an upgrade of the operator meanwhile, or an
+    /// edit of the job, must not put two versions of the engine into one job.
+    pub image: Option<String>,
 }
 
 /// A pod to end: this very one, not another of the same name.
@@ -159,6 +162,7 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                     role: PodRole::Driver,
                     number: attempt,
                     memory: plan.status.driver.memory.unwrap_or(job.spec.driver.memory),
+                    image: None,
                 });
                 plan.status.driver = DriverStatus {
                     attempt,

@@ -129,6 +129,7 @@ fn pod(role: PodRole, number: u32, state: PodState) -> PodSeen {
         started: None,
         ended: None,
         memory: None,
+        image: None,
         state,
     }
 }
@@ -479,6 +480,23 @@ fn a_job_that_waits_for_nothing_does_not_wait() {
         (2, None)
     );
     assert_eq!(story.status.retries.application, 1, "charged once");
+}
+
+#[test]
+fn executors_get_the_image_of_their_driver() {
+    let mut story = Story::running(json!({ "executors": { "min": 2 } }));
+    story.seen.drivers.get_mut(&1).unwrap().image = Some("engine:old".to_owned());
+    story.executor(2, lost());
+    let replaced = story.clone().decide(60);
+    let image = |story: &Story, role: PodRole| {
+        let orders = story.plan.make.iter().filter(|order| order.role == role);
+        orders.map(|order| order.image.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(image(&replaced, PodRole::Executor), [Some("engine:old".to_owned())]);
+    story.driver(1, lost());
+    let anew = story.decide(60);
+    assert_eq!(image(&anew, PodRole::Driver), [None], "what is installed now");
+    assert_eq!(image(&anew, PodRole::Executor), [None], "as its driver");
 }
 
 #[test]

@@ -638,7 +638,13 @@ fn executor(job: &BatchJob, number: u32) -> Pod {
 
 fn pod(job: &BatchJob, role: PodRole, number: u32) -> Pod {
     let memory = job.spec.driver.memory;
-    build::pod(&valid(job), &settings(), &PodOrder { role, number, memory })
+    let order = PodOrder {
+        role,
+        number,
+        memory,
+        image: None,
+    };
+    build::pod(&valid(job), &settings(), &order)
 }
 
 fn secret(job: &BatchJob, cluster: &dyn Cluster) -> Secret {
