@@ -11,13 +11,14 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::error_boundary::InvalidObject;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use trireme_spec::batch_job::API_VERSION;
 
+use super::events::Events;
 use super::index::Index;
 use super::reports::Reports;
 use super::{Cached, Cluster, Failure, Follow, Said};
@@ -29,15 +30,12 @@ use crate::names::{JobKey, MANAGER, label};
 /// An API server that does not answer for so long is away.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest note that an event takes.
-const EVENT_NOTE_BYTES_MAX: usize = 1024;
-
 /// A cluster, by its API server.
 pub struct Kubernetes {
     client: Client,
     index: Arc<Index>,
     reports: Reports,
-    events: Recorder,
+    events: Events,
 }
 
 impl Kubernetes {
@@ -48,7 +46,7 @@ impl Kubernetes {
             instance,
         };
         Kubernetes {
-            events: Recorder::new(client.clone(), reporter),
+            events: Events::new(Recorder::new(client.clone(), reporter), PATIENCE),
             client,
             index,
             reports,
@@ -247,25 +245,7 @@ impl Cluster for Kubernetes {
     }
 
     async fn publish(&self, job: &BatchJob, notes: &[Note]) {
-        let regarding = job.object_ref(&());
-        for note in notes {
-            let mut text = note.message.clone();
-            text.truncate(text.floor_char_boundary(EVENT_NOTE_BYTES_MAX));
-            let event = Event {
-                type_: match note.warning {
-                    true => EventType::Warning,
-                    false => EventType::Normal,
-                },
-                reason: note.reason.as_str().to_owned(),
-                note: Some(text),
-                action: "Reconcile".to_owned(),
-                secondary: None,
-            };
-            let publishing = tokio::time::timeout(PATIENCE, self.events.publish(&event, &regarding));
-            if let Ok(Err(error)) = publishing.await {
-                tracing::warn!(%error, reason = event.reason, "an event was not published");
-            }
-        }
+        self.events.publish(job, notes).await;
     }
 
     fn report(&self, key: &JobKey) -> Option<Said> {
@@ -286,5 +266,6 @@ impl Cluster for Kubernetes {
 
     fn forget(&self, key: &JobKey) {
         self.reports.forget(key);
+        self.events.forget();
     }
 }

@@ -1,6 +1,7 @@
 //! The edge: all that reconciling asks of a cluster, and nothing else. One implementation speaks to an API server; the other
 //! is a model that loses, delays and repeats what it is told.
 
+pub mod events;
 pub mod index;
 pub mod kubernetes;
 pub mod reports;
