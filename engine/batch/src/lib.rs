@@ -22,6 +22,7 @@ pub mod session;
 pub mod sink;
 mod statements;
 pub mod tables;
+mod through;
 pub mod tpch;
 
 /// A name that no other process and no other start of this one has.

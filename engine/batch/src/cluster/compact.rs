@@ -4,80 +4,27 @@
 //! shuffle writer keeps batches and counts each with the whole of the buffers behind it, so that it would spill
 //! megabytes that it never held, and would keep alive buffers of which it needs a few rows.
 
-use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, MutableArrayData, RecordBatch, RecordBatchOptions, make_array,
 };
 use datafusion::arrow::error::ArrowError;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
+
+use crate::through::ThroughExec;
 
 /// Buffers that are up to so many times as large as their rows are kept: a copy would cost more than it frees.
 const SLACK: usize = 2;
 
-/// Passes its input through, with every column in buffers of about its own size.
-#[derive(Debug)]
-pub struct CompactExec {
-    input: Arc<dyn ExecutionPlan>,
-}
-
-impl CompactExec {
-    /// Compacts what `input` yields.
-    pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        Self { input }
-    }
-}
-
-impl DisplayAs for CompactExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CompactExec")
-    }
-}
-
-impl ExecutionPlan for CompactExec {
-    fn name(&self) -> &str {
-        "CompactExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn apply_expressions(
-        &self,
-        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let Ok([input]) = <[_; 1]>::try_from(children) else {
-            return internal_err!("CompactExec has one child");
-        };
-        Ok(Arc::new(Self::new(input)))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
-        let schema = input.schema();
-        let rows = input.and_then(|batch| std::future::ready(compact(&batch).map_err(Into::into)));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
-    }
+/// `input`, with every column in buffers of about its own size.
+pub fn compacted(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    let copy =
+        |rows: SendableRecordBatchStream, _partition| rows.and_then(|batch| ready(compact(&batch).map_err(Into::into)));
+    Arc::new(ThroughExec::new("CompactExec", input, copy))
 }
 
 fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {

@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 
 use super::codec::PlanCodec;
-use super::compact::CompactExec;
-use super::guard::TaskGuardExec;
+use super::compact::compacted;
+use super::guard::guarded;
 use super::metadata::read_written_partitions;
 use super::reads::ShuffleReadExec;
 use super::restrict::restrict;
@@ -239,7 +239,7 @@ fn bind_writer(
         let partitioning = writer.shuffle_output_partitioning().clone();
         let buffer = usize::try_from(environment.memory.shuffle_buffer_bytes()).unwrap_or(usize::MAX);
         let config = writer.config().clone().with_memory_limit_per_task_bytes(buffer);
-        let child = Arc::new(CompactExec::new(child));
+        let child = compacted(child);
         let writer = SortShuffleWriterExec::try_new(run, number, child, folder, partitioning, config)?;
         return Ok(Arc::new(
             writer.with_task_id(task).with_global_output_partition_ids(ids),
@@ -275,7 +275,7 @@ fn bind_leaves(
             }
             None => node,
         };
-        Ok(Transformed::yes(Arc::new(TaskGuardExec::new(leaf, cancel.clone()))))
+        Ok(Transformed::yes(guarded(leaf, cancel.clone())))
     })?;
     Ok(bound.data)
 }

@@ -3,18 +3,14 @@
 //! Decoders know neither: a damaged page reaches us as an invalid argument of somebody, or as a panic. None of this belongs
 //! into a plan that is sent or shown, so scans are guarded where they run.
 
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result, internal_err};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::ExecutionPlan;
 use futures::future::ready;
 use futures::{FutureExt, StreamExt};
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
@@ -22,6 +18,7 @@ use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 use super::arrow_files::ArrowScan;
 use crate::panics::problem_of_last;
 use crate::problems::{carried, problem_of, told};
+use crate::through::ThroughExec;
 
 /// `plan` with a guard over each scan of files, and our own reader of Arrow files. For a plan that is run next.
 ///
@@ -39,7 +36,7 @@ pub fn guard_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
         } else {
             node
         };
-        Ok(Transformed::yes(Arc::new(FileScanExec { scan }) as _))
+        Ok(Transformed::yes(Arc::new(told_by_file(scan)) as _))
     })?;
     Ok(guarded.data)
 }
@@ -49,81 +46,36 @@ pub fn file_scan(node: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
     node.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
 }
 
-#[derive(Debug)]
-struct FileScanExec {
-    scan: Arc<dyn ExecutionPlan>,
-}
-
-impl FileScanExec {
-    /// The files that `partition` reads, for people.
-    fn place(&self, partition: usize) -> String {
-        let Some(config) = file_scan(self.scan.as_ref()) else {
-            return String::new();
-        };
-        let files = config.file_groups.get(partition).map_or(&[][..], |group| group.files());
-        let url = config.object_store_url.as_str();
-        let root = url.strip_prefix("file://").unwrap_or(url);
-        match files {
-            [] => String::new(),
-            [file] => format!("{root}{}", file.object_meta.location),
-            [first, rest @ ..] => format!("{root}{} or one of {} others", first.object_meta.location, rest.len()),
-        }
-    }
-}
-
-impl DisplayAs for FileScanExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FileScanExec")
-    }
-}
-
-impl ExecutionPlan for FileScanExec {
-    fn name(&self) -> &str {
-        "FileScanExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.scan.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.scan]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn apply_expressions(
-        &self,
-        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let Ok([scan]) = <[_; 1]>::try_from(children) else {
-            return internal_err!("FileScanExec has one child");
-        };
-        Ok(Arc::new(Self { scan }))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let place = self.place(partition);
-        let rows = self.scan.execute(partition, context)?;
-        let schema = rows.schema();
-        let rows = AssertUnwindSafe(rows).catch_unwind();
-        let told = rows.map(move |item| match item {
+/// `scan`, with what goes wrong told as that of the files that the partition reads.
+fn told_by_file(scan: Arc<dyn ExecutionPlan>) -> ThroughExec {
+    let read = Arc::clone(&scan);
+    ThroughExec::new("FileScanExec", scan, move |rows, partition| {
+        let place = place(read.as_ref(), partition);
+        let told = AssertUnwindSafe(rows).catch_unwind().map(move |item| match item {
             Ok(rows) => rows.map_err(|error| of_file(error, &place)),
             Err(_) => Err(told(damaged(problem_of_last(), &place))),
         });
         // After a panic, the scan is in no state to go on.
-        let told = told.scan(false, |failed, item| {
+        told.scan(false, |failed, item| {
             let item = (!*failed).then_some(item);
             *failed |= matches!(item, Some(Err(_)));
             ready(item)
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, told)))
+        })
+    })
+}
+
+/// The files that `partition` of `scan` reads, for people.
+fn place(scan: &dyn ExecutionPlan, partition: usize) -> String {
+    let Some(config) = file_scan(scan) else {
+        return String::new();
+    };
+    let files = config.file_groups.get(partition).map_or(&[][..], |group| group.files());
+    let url = config.object_store_url.as_str();
+    let root = url.strip_prefix("file://").unwrap_or(url);
+    match files {
+        [] => String::new(),
+        [file] => format!("{root}{}", file.object_meta.location),
+        [first, rest @ ..] => format!("{root}{} or one of {} others", first.object_meta.location, rest.len()),
     }
 }
 
