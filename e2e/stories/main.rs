@@ -16,4 +16,5 @@ mod hello;
 mod limits;
 mod pods;
 mod reasons;
+mod roles;
 mod secrecy;
