@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use trireme_operator::api::batch_job::BatchJob;
 use trireme_operator::api::condition::{ConditionStatus, ConditionType, Reason};
 use trireme_operator::api::status::{BatchJobStatus, JobState, RetriesStatus};
-use trireme_operator::names::{PodRole, label as labels};
+use trireme_operator::names::{IMAGE_ANNOTATION, PodRole, label as labels};
 
 use crate::api::Origin;
 use crate::kubelet::{Container, Machines};
@@ -185,15 +185,13 @@ impl Checker {
         });
         let run = self.runs.entry(run_name.clone()).or_default();
         let before = run.used.insert((role, number), uid_of(pod));
-        let images = pod.spec.iter().flat_map(|spec| &spec.containers);
-        let mut images = images.filter_map(|container| container.image.clone());
-        let mixed = match role {
-            PodRole::Driver => {
-                run.driver_images.extend(images);
-                false
-            }
-            PodRole::Executor => images.any(|image| !run.driver_images.contains(&image)),
-        };
+        let annotations = pod.metadata.annotations.as_ref();
+        let image = annotations.and_then(|annotations| annotations.get(IMAGE_ANNOTATION));
+        let image = image.unwrap_or_else(|| panic!("{name} says nothing of its image"));
+        if role == PodRole::Driver {
+            run.driver_images.insert(image.clone());
+        }
+        let mixed = !run.driver_images.is_empty() && !run.driver_images.contains(image);
         let reused = before.is_some() && number <= recorded;
         let behind = number <= recorded;
         let untimely = origin.late || (self.unsteady && behind);
