@@ -10,6 +10,7 @@ use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -326,8 +327,10 @@ struct Data {
 }
 
 impl Data {
-    /// Made where it is not there.
+    /// Made where it is not there, by one test while others wait for it.
     fn get(scale: &str, folder: &Path) -> Data {
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _making = MAKING.lock().unwrap();
         let folder = folder.join(format!("sf{scale}"));
         let (tables, expected) = (folder.join("tables"), folder.join("answers"));
         if !expected.exists() {
