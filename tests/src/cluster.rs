@@ -276,7 +276,7 @@ impl ClusterLog {
         let fields: HashMap<&str, &str> = said.split(' ').filter_map(|word| word.split_once('=')).collect();
         let text = |name: &str| *fields.get(name).unwrap_or_else(|| panic!("no {name} in {line:?}"));
         let number = |name: &str| -> u64 { text(name).parse().unwrap_or_else(|_| panic!("{name} in {line:?}")) };
-        if module != "cluster::driver::shell" {
+        if !module.starts_with("cluster::driver::shell") {
             return self.read_mark(line, said, &text, &number);
         }
         let says = |what: &str| said.strip_prefix(what).is_some_and(|rest| rest.starts_with(" worker="));
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_log_is_read() {
-        let shell = "2026-01-01T00:00:00.0Z  INFO trireme_batch::cluster::driver::shell:";
+        let shell = "2026-01-01T00:00:00.0Z  INFO trireme_batch::cluster::driver::shell::workers:";
         let log = ClusterLog::of(&format!(
             "[1/1] SELECT 1\n\
              {shell} worker joined worker=1 name=worker-2 instance=\"worker-2\" pid=11 slots=1\n\
