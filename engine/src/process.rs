@@ -151,7 +151,8 @@ pub fn credentials(args: &StoreArgs, environment: bool) -> Credentials {
     }
 }
 
-/// What plans of this process may use; from here on, the allocator knows the limit too. `credentials` says where those for object stores come from.
+/// What plans of this process may use; from here on, the allocator knows the limit too. `credentials` says where those for
+/// object stores come from.
 pub fn resources(args: &ResourceArgs, scratch: &Scratch, credentials: Credentials) -> Resources {
     let memory = args.memory.map_or_else(MemoryBudget::of_this_process, |memory| {
         MemoryBudget::split(memory.get())

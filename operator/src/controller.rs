@@ -162,7 +162,10 @@ async fn follow<K>(
 /// Whether the API server has no such kind of object. It says so in no form that a client could read, but for the code.
 fn is_unknown(error: &watcher::Error) -> bool {
     use watcher::Error::{InitialListFailed, WatchStartFailed};
-    matches!(error, InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) if status.code == 404)
+    let (InitialListFailed(cause) | WatchStartFailed(cause)) = error else {
+        return false;
+    };
+    matches!(cause, kube::Error::Api(status) if status.code == 404)
 }
 
 /// The queue, for those who name and those who visit.

@@ -14,8 +14,10 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-/// The stream of one partition, changed. Batches keep their schema and rows their order.
-type Change = dyn Fn(SendableRecordBatchStream, usize) -> BoxStream<'static, Result<RecordBatch>> + Send + Sync;
+/// The stream of one partition of a plan, changed. Batches keep their schema and rows their order.
+type Change = dyn Fn(SendableRecordBatchStream, &dyn ExecutionPlan, usize) -> BoxStream<'static, Result<RecordBatch>>
+    + Send
+    + Sync;
 
 /// Passes its input through `change`.
 pub struct ThroughExec {
@@ -25,16 +27,17 @@ pub struct ThroughExec {
 }
 
 impl ThroughExec {
-    /// A node that plans show as `name`. `change` gets the stream of each partition of `input`, and the partition's number.
+    /// A node that plans show as `name`. `change` gets the stream of each partition, the plan that yields it (`input`, or what
+    /// has replaced it), and the partition's number.
     pub fn new<S>(
         name: &'static str,
         input: Arc<dyn ExecutionPlan>,
-        change: impl Fn(SendableRecordBatchStream, usize) -> S + Send + Sync + 'static,
+        change: impl Fn(SendableRecordBatchStream, &dyn ExecutionPlan, usize) -> S + Send + Sync + 'static,
     ) -> Self
     where
         S: futures::Stream<Item = Result<RecordBatch>> + Send + 'static,
     {
-        let change = Arc::new(move |rows, partition| change(rows, partition).boxed());
+        let change = Arc::new(move |rows, input: &dyn ExecutionPlan, partition| change(rows, input, partition).boxed());
         Self { name, input, change }
     }
 }
@@ -89,7 +92,7 @@ impl ExecutionPlan for ThroughExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let rows = self.input.execute(partition, context)?;
         let schema = rows.schema();
-        let changed = (self.change)(rows, partition);
+        let changed = (self.change)(rows, self.input.as_ref(), partition);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, changed)))
     }
 }

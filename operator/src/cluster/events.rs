@@ -17,8 +17,8 @@ use crate::names::JobKey;
 /// Events of one job in a row, as in Kubernetes' own client.
 const BURST: NonZeroU32 = NonZeroU32::new(25).unwrap();
 
-/// One more for each such time.
-const EVERY: Duration = Duration::from_secs(60);
+/// Beyond that.
+const EACH_MINUTE: NonZeroU32 = NonZeroU32::MIN;
 
 /// Longest note that an event may have, in bytes.
 const NOTE_BYTES_MAX: usize = 1024;
@@ -42,6 +42,8 @@ impl Events {
 
     /// Tells `notes` of `job`, as many as its budget allows.
     pub async fn publish(&self, job: &BatchJob, notes: &[Note]) {
+        // Budgets that are whole again are those of jobs that are gone, or might as well be.
+        self.budgets.retain_recent();
         let regarding = job.object_ref(&());
         let key = JobKey {
             namespace: job.namespace().unwrap_or_default(),
@@ -59,16 +61,10 @@ impl Events {
             }
         }
     }
-
-    /// Forgets the budgets that are whole again.
-    pub fn forget(&self) {
-        self.budgets.retain_recent();
-    }
 }
 
 fn budgets() -> DefaultKeyedRateLimiter<JobKey> {
-    let quota = Quota::with_period(EVERY).unwrap_or_else(|| Quota::per_minute(BURST));
-    RateLimiter::keyed(quota.allow_burst(BURST))
+    RateLimiter::keyed(Quota::per_minute(EACH_MINUTE).allow_burst(BURST))
 }
 
 fn event(note: &Note) -> Event {

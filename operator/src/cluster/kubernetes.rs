@@ -266,6 +266,5 @@ impl Cluster for Kubernetes {
 
     fn forget(&self, key: &JobKey) {
         self.reports.forget(key);
-        self.events.forget();
     }
 }

@@ -22,8 +22,9 @@ const SLACK: usize = 2;
 
 /// `input`, with every column in buffers of about its own size.
 pub fn compacted(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    let copy =
-        |rows: SendableRecordBatchStream, _partition| rows.and_then(|batch| ready(compact(&batch).map_err(Into::into)));
+    let copy = |rows: SendableRecordBatchStream, _input: &dyn ExecutionPlan, _partition| {
+        rows.and_then(|batch| ready(compact(&batch).map_err(Into::into)))
+    };
     Arc::new(ThroughExec::new("CompactExec", input, copy))
 }
 

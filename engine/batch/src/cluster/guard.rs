@@ -17,7 +17,7 @@ use crate::through::ThroughExec;
 /// `input`, passed through until `cancel` fires, and then an error: it keeps the writer from taking a cut stream for a complete
 /// one.
 pub fn guarded(input: Arc<dyn ExecutionPlan>, cancel: CancellationToken) -> Arc<dyn ExecutionPlan> {
-    let cut = move |rows: SendableRecordBatchStream, _partition| {
+    let cut = move |rows: SendableRecordBatchStream, _input: &dyn ExecutionPlan, _partition| {
         let token = cancel.clone();
         let end = stream::once(async move { token.is_cancelled() }).filter_map(|cut| {
             ready(cut.then(|| Err(told(Problem::new(ErrorCode::Cancelled, "the task was cancelled")))))

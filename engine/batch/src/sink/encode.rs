@@ -143,7 +143,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// What has been encoded and not been taken yet, as far as it is worth a request: a mebibyte, or `None`.
+    /// What has been encoded and not been taken yet, as far as it is worth a request: a mebibyte, or the end of a group.
     pub fn take(&mut self) -> Option<Bytes> {
         self.bytes.0.lock().closed.pop_front()
     }

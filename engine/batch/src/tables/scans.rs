@@ -48,9 +48,8 @@ pub fn file_scan(node: &dyn ExecutionPlan) -> Option<&FileScanConfig> {
 
 /// `scan`, with what goes wrong told as that of the files that the partition reads.
 fn told_by_file(scan: Arc<dyn ExecutionPlan>) -> ThroughExec {
-    let read = Arc::clone(&scan);
-    ThroughExec::new("FileScanExec", scan, move |rows, partition| {
-        let place = place(read.as_ref(), partition);
+    ThroughExec::new("FileScanExec", scan, |rows, scan, partition| {
+        let place = place(scan, partition);
         let told = AssertUnwindSafe(rows).catch_unwind().map(move |item| match item {
             Ok(rows) => rows.map_err(|error| of_file(error, &place)),
             Err(_) => Err(told(damaged(problem_of_last(), &place))),

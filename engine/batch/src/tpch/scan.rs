@@ -181,11 +181,14 @@ impl ExecutionPlan for TpchScan {
         let batch_rows = context.session_config().batch_size();
         let (projection, schema) = (self.projection.clone(), Arc::clone(&self.schema));
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let text = text_for(&self.schema, context.memory_pool());
+        let yielded = Arc::clone(&schema);
         let mut left = self.limit.unwrap_or(usize::MAX);
         let batches = parts
             .into_iter()
-            .flat_map(move |part| generate(table, scale, part, part_count, batch_rows, text))
+            .flat_map(move |part| {
+                let text = text_for(&yielded, context.memory_pool());
+                generate(table, scale, part, part_count, batch_rows, text)
+            })
             .map_while(move |batch| {
                 if left == 0 {
                     return None;

@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
-use parking_lot::Mutex;
 use tpchgen::distribution::Distributions;
 use tpchgen::text::TextPool;
 
@@ -28,9 +27,9 @@ pub fn text_for(schema: &Schema, memory: &Arc<dyn MemoryPool>) -> &'static TextP
 
 /// Counts the text, once in a process, as there is one.
 fn count(text: &TextPool, memory: &Arc<dyn MemoryPool>) {
-    static COUNTED: Mutex<Option<MemoryReservation>> = Mutex::new(None);
+    static COUNTED: OnceLock<MemoryReservation> = OnceLock::new();
     let bytes = usize::try_from(text.size()).unwrap_or(0);
-    COUNTED.lock().get_or_insert_with(|| {
+    COUNTED.get_or_init(|| {
         let reservation = MemoryConsumer::new("text of tpch's comments").register(memory);
         reservation.grow(match memory.memory_limit() {
             MemoryLimit::Finite(limit) => bytes.min(limit / 8 * EIGHTHS_MAX),
