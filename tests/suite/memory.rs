@@ -47,7 +47,7 @@ fn a_limit_is_kept_by_spilling() {
     assert!(table.spilled >= 2, "nothing had to be spilled\n{}", table.text);
 }
 
-/// Rows of many columns into one file that is sorted, and into sixty that are open at once.
+/// Rows of many columns into one file that is sorted, into sixty that are open at once, and into more than can be.
 #[test]
 fn a_limit_is_kept_by_writes() {
     if without_cgroups() {
@@ -57,12 +57,18 @@ fn a_limit_is_kept_by_writes() {
     let scratch = Scratch::new();
     let totals = "SELECT count(*) AS n, sum(l_orderkey) AS keys, min(l_comment) AS first FROM";
     let out = |name: &str| scratch.path().join(name).display().to_string();
+    let divided = |buckets: u32, name: &str| {
+        format!(
+            "COPY (SELECT *, l_orderkey % {buckets} AS bucket FROM lineitem) TO '{}/' \
+             STORED AS PARQUET PARTITIONED BY (bucket);\n",
+            out(name)
+        )
+    };
     let sql = format!(
-        "COPY (SELECT * FROM lineitem ORDER BY l_comment) TO '{}/' STORED AS PARQUET;\n\
-         COPY (SELECT *, l_orderkey % 60 AS bucket FROM lineitem) TO '{}/' STORED AS PARQUET PARTITIONED BY (bucket);\n\
-         {totals} lineitem",
+        "COPY (SELECT * FROM lineitem ORDER BY l_comment) TO '{}/' STORED AS PARQUET;\n{}{}{totals} lineitem",
         out("sorted"),
-        out("divided"),
+        divided(60, "divided"),
+        divided(300, "spread"),
     );
     let run = Run {
         scale: "1".to_owned(),
@@ -75,7 +81,7 @@ fn a_limit_is_kept_by_writes() {
     let done = output.succeeded().stdout;
     let lost: Vec<_> = log.workers.iter().filter(|worker| worker.lost).collect();
     assert!(lost.is_empty() && watched.oom_kills() == 0, "lost: {lost:?}");
-    for name in ["sorted", "divided"] {
+    for name in ["sorted", "divided", "spread"] {
         let table = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}/';", out(name));
         let written = trireme(["sql", "--output", "json", "-c", &format!("{table} {totals} t")]);
         let written = written.run().succeeded().stdout;

@@ -64,6 +64,43 @@ fn values_in_names_of_folders_come_back_as_a_column() {
     assert!(scratch.path().join("h/n_regionkey=3").is_dir());
 }
 
+/// The rows go to 10 folders at first and to 100 later, more than files are open at a time.
+#[test]
+fn many_folders_do_not_make_many_files() {
+    let scratch = Scratch::new();
+    let folder = "CASE WHEN o_orderkey < 20000 THEN o_orderkey % 10 ELSE o_orderkey % 100 END AS folder";
+    let sums = "SELECT count(*) AS n, count(DISTINCT folder) AS folders, sum(o_orderkey) AS keys FROM";
+    let printed = sql(
+        &scratch,
+        &format!(
+            "SET datafusion.execution.target_partitions = 1; \
+             SET datafusion.execution.batch_size = 1024; \
+             CREATE VIEW rows AS SELECT o_orderkey, {folder} FROM tpch.tiny.orders; \
+             COPY (SELECT * FROM rows) TO 'h' STORED AS PARQUET PARTITIONED BY (folder); \
+             CREATE EXTERNAL TABLE h (o_orderkey BIGINT, folder BIGINT) \
+             STORED AS PARQUET PARTITIONED BY (folder) LOCATION 'h/'; \
+             {sums} rows; {sums} h"
+        ),
+    );
+    let [header, rows, same_header, written] = printed.lines().collect::<Vec<_>>()[..] else {
+        panic!("{printed}")
+    };
+    assert_eq!((header, rows), (same_header, written));
+    assert!(written.starts_with("15000,100,"), "{written}");
+    let folders = fs::read_dir(scratch.path().join("h"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let files: usize = folders
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("folder="))
+        .map(|path| fs::read_dir(path).unwrap().count())
+        .sum();
+    assert_eq!(
+        files,
+        100 + 10,
+        "one for each folder, and one for each that was open when folders became many"
+    );
+}
+
 #[test]
 fn a_created_table_is_there_for_the_rest_of_the_job() {
     let scratch = Scratch::new();

@@ -22,6 +22,7 @@ use trireme_batch_durable::commit::PartReceipt;
 use trireme_batch_durable::{Generation, WriteId};
 
 use super::parts::PartFiles;
+use super::sorted::SortedRows;
 use super::stores::part_store;
 
 /// What all partitions of a write share; travels with the plan.
@@ -179,9 +180,14 @@ impl ExecutionPlan for PartSinkExec {
             return internal_err!("PartSinkExec has no partition {partition}");
         };
         let input = self.input.execute(partition, Arc::clone(&context))?;
-        let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let (order, schema) = (Arc::clone(&self.order), Arc::clone(&self.schema));
-        let written = write_partition(input, order, number, context, metrics);
+        let writing = Writing {
+            order: Arc::clone(&self.order),
+            number,
+            context,
+            partition,
+            metrics: self.metrics.clone(),
+        };
+        let (written, schema) = (writing.run(input), Arc::clone(&self.schema));
         let receipts =
             written.map_ok(move |texts| RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(texts))]));
         let batches = stream::once(receipts).map(|batch| batch.and_then(|batch| Ok(batch?)));
@@ -196,25 +202,64 @@ impl ExecutionPlan for PartSinkExec {
     }
 }
 
-async fn write_partition(
-    mut input: SendableRecordBatchStream,
+/// The writing of one partition.
+struct Writing {
     order: Arc<SinkOrder>,
+    /// The partition's number in the whole write, and in this plan.
     number: u32,
+    partition: usize,
     context: Arc<TaskContext>,
-    metrics: BaselineMetrics,
-) -> Result<Vec<String>> {
-    let store = part_store(&context, &order.location)?;
-    let mut files = PartFiles::new(store, &order, number, &context, input.schema())?;
-    let written = async {
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl Writing {
+    /// Writes all rows. Returns receipts.
+    async fn run(self, input: SendableRecordBatchStream) -> Result<Vec<String>> {
+        let store = part_store(&self.context, &self.order.location)?;
+        let mut files = PartFiles::new(store, &self.order, self.number, &self.context, input.schema())?;
+        self.write(&mut files, input).await?;
+        let receipts = files.finish().await?;
+        let texts = receipts
+            .iter()
+            .map(|receipt| serde_json::to_string(receipt).map_err(|error| DataFusionError::External(Box::new(error))));
+        texts.collect()
+    }
+
+    /// Writes rows as they come while their folders are few. When there are more than files may be open, the rows that are
+    /// left are sorted, lest each folder get many small files.
+    async fn write(&self, files: &mut PartFiles, mut input: SendableRecordBatchStream) -> Result<()> {
+        let written = BaselineMetrics::new(&self.metrics, self.partition);
         while let Some(batch) = input.try_next().await? {
-            metrics.record_output(batch.num_rows());
-            files.write(&batch).await?;
+            let divided = files.divide(&batch)?;
+            if !files.have_room_for(&divided) {
+                return self.write_sorted(files, batch, input, &written).await;
+            }
+            written.record_output(batch.num_rows());
+            files.write(divided).await?;
         }
-        files.finish().await
-    };
-    let receipts = written.await?;
-    let texts = receipts
-        .iter()
-        .map(|receipt| serde_json::to_string(receipt).map_err(|error| DataFusionError::External(Box::new(error))));
-    texts.collect()
+        Ok(())
+    }
+
+    async fn write_sorted(
+        &self,
+        files: &mut PartFiles,
+        first: RecordBatch,
+        rest: SendableRecordBatchStream,
+        written: &BaselineMetrics,
+    ) -> Result<()> {
+        tracing::info!(
+            partition = self.number,
+            "rows go to many folders, and are sorted by them"
+        );
+        files.expect_sorted().await?;
+        let sorted = SortedRows::new(files.folder_columns(), first, rest)?;
+        let mut rows = sorted.execute(Arc::clone(&self.context))?;
+        while let Some(batch) = rows.try_next().await? {
+            written.record_output(batch.num_rows());
+            let divided = files.divide(&batch)?;
+            files.write(divided).await?;
+        }
+        sorted.count_spills(&self.metrics, self.partition);
+        Ok(())
+    }
 }

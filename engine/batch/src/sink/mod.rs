@@ -10,6 +10,7 @@ mod exec;
 mod parts;
 mod pending;
 mod reader;
+mod sorted;
 mod stores;
 
 use std::sync::Arc;

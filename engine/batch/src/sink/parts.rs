@@ -15,8 +15,7 @@ use trireme_batch_durable::commit::{PartName, PartReceipt, PartStore, PartWriter
 use super::encode::{Encoder, FileStyle};
 use super::exec::SinkOrder;
 
-/// Files that one partition has open at a time. Beyond it the largest is closed, and its folder gets another file when
-/// more rows come.
+/// Files that one partition has open at a time, while its rows come in any order.
 const FILES_OPEN_MAX: usize = 64;
 
 /// What the files of one partition may hold even where operators leave nothing of the pool; the headroom beside it bears
@@ -36,6 +35,11 @@ pub struct PartFiles {
     file_columns: Vec<usize>,
     schema: SchemaRef,
     open: HashMap<String, OpenFile>,
+    /// Files that may be open at a time. Beyond it the largest is closed, and its folder gets another file when more rows
+    /// come.
+    open_max: usize,
+    /// Rows come folder by folder.
+    sorted: bool,
     files: u32,
     receipts: Vec<PartReceipt>,
     /// An empty result still says what its columns are: the first partition writes a file without rows.
@@ -118,6 +122,8 @@ impl PartFiles {
             file_columns,
             schema,
             open,
+            open_max: FILES_OPEN_MAX,
+            sorted: false,
             files: 0,
             receipts,
             keeps_empty,
@@ -126,22 +132,56 @@ impl PartFiles {
         })
     }
 
-    /// Adds rows.
+    /// Indices of the columns that name folders.
+    pub fn folder_columns(&self) -> &[usize] {
+        &self.folder_columns
+    }
+
+    /// Rows by the folder they belong into, in the order in which folders first come up.
     ///
     /// # Errors
-    /// A value that the format cannot hold, a store that fails.
-    pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// A column that cannot be told as text.
+    pub fn divide(&self, batch: &RecordBatch) -> Result<Vec<(String, RecordBatch)>> {
         if batch.num_rows() == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let rows = batch.project(&self.file_columns)?;
         if self.folder_columns.is_empty() {
-            self.write_into(String::new(), &rows).await?;
-        } else {
-            for (folder, indices) in self.rows_by_folder(batch)? {
-                let part = take_record_batch(&rows, &UInt32Array::from(indices))?;
-                self.write_into(folder, &part).await?;
-            }
+            return Ok(vec![(String::new(), rows)]);
+        }
+        let mut folders: Vec<_> = self.rows_by_folder(batch)?.into_iter().collect();
+        folders.sort_unstable_by_key(|(_, indices)| indices.first().copied());
+        let parts = folders.into_iter().map(|(folder, indices)| {
+            let part = take_record_batch(&rows, &UInt32Array::from(indices))?;
+            Ok((folder, part))
+        });
+        parts.collect()
+    }
+
+    /// Whether `divided` rows can be written with no file closed for it that more rows may come for. Where they cannot, the
+    /// rows should be sorted: see [`Self::expect_sorted`].
+    pub fn have_room_for(&self, divided: &[(String, RecordBatch)]) -> bool {
+        let new = divided.iter().filter(|(folder, _)| !self.open.contains_key(folder));
+        self.sorted || self.open.len() + new.count() <= self.open_max
+    }
+
+    /// Ends all files. Rows that come from now on are sorted by folder, so one open file is enough.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn expect_sorted(&mut self) -> Result<()> {
+        self.close_all().await?;
+        (self.sorted, self.open_max) = (true, 1);
+        self.stay_within_memory().await
+    }
+
+    /// Adds rows that are [divided](Self::divide).
+    ///
+    /// # Errors
+    /// A value that the format cannot hold, a store that fails.
+    pub async fn write(&mut self, divided: Vec<(String, RecordBatch)>) -> Result<()> {
+        for (folder, rows) in divided {
+            self.write_into(folder, &rows).await?;
         }
         self.stay_within_memory().await
     }
@@ -182,6 +222,8 @@ impl PartFiles {
         let has_others = self.open.len() > 1;
         if has_others {
             self.close(&folder).await?;
+            // Memory is too short for more at a time.
+            self.open_max = self.open.len();
         }
         Ok(has_others)
     }
@@ -194,16 +236,13 @@ impl PartFiles {
         if self.open.is_empty() && self.receipts.is_empty() && self.keeps_empty {
             self.open_file(String::new()).await?;
         }
-        let folders: Vec<String> = self.open.keys().cloned().collect();
-        for folder in folders {
-            self.close(&folder).await?;
-        }
+        self.close_all().await?;
         Ok(self.receipts)
     }
 
     async fn write_into(&mut self, folder: String, rows: &RecordBatch) -> Result<()> {
         if !self.open.contains_key(&folder) {
-            if self.open.len() >= FILES_OPEN_MAX {
+            if self.open.len() >= self.open_max {
                 let largest = self
                     .open
                     .iter()
@@ -241,6 +280,14 @@ impl PartFiles {
                 rows: 0,
             },
         );
+        Ok(())
+    }
+
+    async fn close_all(&mut self) -> Result<()> {
+        let folders: Vec<String> = self.open.keys().cloned().collect();
+        for folder in folders {
+            self.close(&folder).await?;
+        }
         Ok(())
     }
 
@@ -398,7 +445,9 @@ mod tests {
                 mixed(0x2545_F491_4F6C_DD1D),
             ];
             let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
-            files.write(&batch).await.unwrap();
+            let divided = files.divide(&batch).unwrap();
+            assert!(files.have_room_for(&divided));
+            files.write(divided).await.unwrap();
             most = most.max(context.memory_pool().reserved() - others_hold);
         }
         files.finish().await.unwrap();
