@@ -27,8 +27,8 @@ pub const API_VERSION: &str = "trireme.dev/v1alpha1";
 /// A table, column or parameter name: what SQL reads without quotes.
 pub const IDENTIFIER_PATTERN: &str = "^[a-z_][a-z0-9_]*$";
 
-/// A text that makes a run differ from others: it becomes part of the run's id.
-pub const NONCE_PATTERN: &str = "^[a-zA-Z0-9-]+$";
+/// A text that makes a run differ from others: it becomes part of the run's id, which ends the value of a label.
+pub const NONCE_PATTERN: &str = "^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$";
 
 /// A job that runs SQL statements over tables in files and object stores, once, to the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,8 +63,9 @@ pub enum BatchJobKind {
 #[serde(rename_all = "camelCase")]
 #[schemars(deny_unknown_fields)]
 pub struct Metadata {
-    /// Name of the job, unique among the BatchJobs of its namespace. Lower case letters, digits and dashes; at most 52
-    /// characters, so that the names of its pods still fit into a DNS label.
+    /// Name of the job, unique among the BatchJobs of its namespace. Lower case letters, digits and dashes, beginning with a
+    /// letter as the name of its driver's Service must; at most 52 characters, so that the names of its pods still fit into a
+    /// DNS label.
     pub name: JobName,
     /// Namespace on Kubernetes. Ignored elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +141,8 @@ pub struct BatchJobSpec {
     /// Whether and how the number of executors follows the work.
     #[serde(default)]
     pub autoscale: Autoscale,
-    /// Any text. When it changes, the job runs once more from its beginning, as a new run. Kubernetes only.
+    /// 1 to 20 letters, digits and dashes, no dash at the ends. When it changes, the job runs once more from its beginning, as a
+    /// new run. Kubernetes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), regex(pattern = NONCE_PATTERN))]
     pub rerun_nonce: Option<String>,

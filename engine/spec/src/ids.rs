@@ -8,7 +8,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// The name of a job: a DNS label of at most [`JobName::CHARS_MAX`] characters.
+/// The name of a job: a DNS label of at most [`JobName::CHARS_MAX`] characters that begins with a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobName(String);
@@ -22,8 +22,9 @@ impl JobName {
     /// 63, the most that a DNS label may have, less 11 for what names of pods add: `-exec-99999` or `-driver-999`.
     pub const CHARS_MAX: usize = 52;
 
-    /// The accepted form but for the length, as a regular expression: a label of RFC 1123.
-    pub const PATTERN: &'static str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+    /// The accepted form but for the length, as a regular expression: a label of RFC 1035. The name of the driver's Service
+    /// begins with that of its job, and no Service may begin with a digit.
+    pub const PATTERN: &'static str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
 
     /// Checks a name.
     pub fn new(name: impl Into<String>) -> Result<JobName, InvalidJobName> {
@@ -31,7 +32,7 @@ impl JobName {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let valid = (1..=JobName::CHARS_MAX).contains(&name.len())
             && name.bytes().all(inner)
-            && !name.starts_with('-')
+            && name.starts_with(|first: char| first.is_ascii_lowercase())
             && !name.ends_with('-');
         if valid {
             Ok(JobName(name))
@@ -148,11 +149,13 @@ mod tests {
 
     #[test]
     fn names_are_dns_labels_with_room_for_a_suffix() {
-        for name in ["a", "0", "revenue", "tpch-q1", &"a".repeat(JobName::CHARS_MAX)] {
+        for name in ["a", "a0", "revenue", "tpch-q1", &"a".repeat(JobName::CHARS_MAX)] {
             assert_eq!(JobName::new(name).unwrap().as_str(), name);
         }
         for name in [
             "",
+            "0",
+            "2026-report",
             "-a",
             "a-",
             "A",

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::batch_job::{self, BatchJob};
 use crate::duration::Period;
+use crate::ids::JobName;
 use crate::pods;
 use crate::quantity::Bytes;
 
@@ -34,7 +35,7 @@ pub fn explain_pattern(pattern: &str) -> Option<&'static str> {
 }
 
 /// Every pattern that the schema uses, in words.
-const PATTERNS: [(&str, &str); 7] = [
+const PATTERNS: [(&str, &str); 8] = [
     (Bytes::PATTERN, "an amount of bytes such as 512Mi, 2Gi or 1.5G"),
     (Period::PATTERN, "a duration such as 500ms, 30s or 1m30s"),
     (
@@ -42,8 +43,12 @@ const PATTERNS: [(&str, &str); 7] = [
         "lower case letters, digits and underscores, not beginning with a digit, such as daily_sales",
     ),
     (
+        JobName::PATTERN,
+        "lower case letters, digits and dashes, beginning with a letter and ending with a letter or digit",
+    ),
+    (
         batch_job::NONCE_PATTERN,
-        "letters, digits and dashes, such as 2026-11-26",
+        "1 to 20 letters, digits and dashes, no dash at the ends, such as 2026-11-26",
     ),
     (
         pods::DNS_LABEL_PATTERN,

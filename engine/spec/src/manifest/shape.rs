@@ -11,6 +11,7 @@ use super::{Findings, suggest};
 use crate::batch_job::IDENTIFIER_PATTERN;
 use crate::ids::JobName;
 use crate::problem::{ErrorCode, Problem, clip};
+use crate::pods::DNS_LABEL_PATTERN;
 use crate::schema;
 
 /// Longest piece of a text that a message repeats, in bytes.
@@ -65,7 +66,7 @@ fn report(findings: &mut Findings<'_>, schema: &Value, error: &ValidationError<'
         ValidationErrorKind::Enum { options } => not_an_option(findings, &path, value, options),
         ValidationErrorKind::Pattern { pattern } => {
             let code = match pattern.as_str() {
-                JobName::PATTERN | IDENTIFIER_PATTERN => ErrorCode::ManifestBadName,
+                JobName::PATTERN | DNS_LABEL_PATTERN | IDENTIFIER_PATTERN => ErrorCode::ManifestBadName,
                 _ => ErrorCode::ManifestBadValue,
             };
             let form = if code == ErrorCode::ManifestBadName {
