@@ -318,7 +318,7 @@ pub enum FileCompression {
     deny_unknown_fields,
     extend("x-kubernetes-validations" = [rule(
         "!has(self.max) || self.max >= self.min",
-        "max must be at least min",
+        "max must be at least min: raise max, or leave it out",
     )])
 )]
 pub struct Executors {
@@ -386,7 +386,7 @@ pub struct Retries {
     deny_unknown_fields,
     extend("x-kubernetes-validations" = [rule(
         "duration(self.initial) <= duration(self.max)",
-        "initial must not be longer than max",
+        "initial must not be longer than max: lower initial, or raise max",
     )])
 )]
 pub struct Backoff {

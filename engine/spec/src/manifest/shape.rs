@@ -9,9 +9,10 @@ use serde_json::Value;
 use super::path::FieldPath;
 use super::{Findings, suggest};
 use crate::batch_job::IDENTIFIER_PATTERN;
+use crate::duration::Period;
 use crate::ids::JobName;
-use crate::problem::{ErrorCode, Problem, clip};
 use crate::pods::DNS_LABEL_PATTERN;
+use crate::problem::{ErrorCode, Problem, clip};
 use crate::schema;
 
 /// Longest piece of a text that a message repeats, in bytes.
@@ -74,9 +75,14 @@ fn report(findings: &mut Findings<'_>, schema: &Value, error: &ValidationError<'
             } else {
                 "of the right form"
             };
-            let problem = Problem::new(code, format!("{name:?} is not {form}"))
+            let mut problem = Problem::new(code, format!("{name:?} is not {form}"))
                 .found(describe(value))
                 .allowed(schema::explain_pattern(pattern).unwrap_or(pattern));
+            if let Some(number) = value.as_str().filter(|text| text.parse::<u32>().is_ok())
+                && pattern == Period::PATTERN
+            {
+                problem = problem.remedy(format!("add a unit: {number}s"));
+            }
             findings.at_value(&path, problem);
         }
         ValidationErrorKind::MaxLength { .. }
@@ -187,7 +193,10 @@ fn wrong_type(findings: &mut Findings<'_>, node: &Value, path: &FieldPath, value
     let wants = |name: &str| types.iter().any(|wanted| wanted == name);
     let remedy = match value {
         Value::Null => Some("give it a value, or leave the field out".to_owned()),
-        Value::Number(_) | Value::Bool(_) if wants("string") => Some(format!("put it in quotes: \"{value}\"")),
+        Value::Number(number) if node["pattern"] == Period::PATTERN => Some(format!("add a unit: {number}s")),
+        Value::Number(_) | Value::Bool(_) if wants("string") && takes(node, &value.to_string()) => {
+            Some(format!("put it in quotes: \"{value}\""))
+        }
         Value::String(text) if wants("integer") && text.parse::<i64>().is_ok() => {
             Some(format!("leave out the quotes: {text}"))
         }
@@ -200,6 +209,11 @@ fn wrong_type(findings: &mut Findings<'_>, node: &Value, path: &FieldPath, value
         problem = problem.remedy(remedy);
     }
     findings.at_value(path, problem);
+}
+
+/// Whether `text` would be right where something else was written.
+fn takes(node: &Value, text: &str) -> bool {
+    jsonschema::is_valid(node, &Value::from(text))
 }
 
 fn not_an_option(findings: &mut Findings<'_>, path: &FieldPath, value: &Value, options: &Value) {
