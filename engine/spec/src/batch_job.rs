@@ -334,7 +334,7 @@ pub struct Executors {
     pub cores: u32,
     /// Memory of one executor, all of it: the limit of its pod. At least 128Mi.
     pub memory: Bytes,
-    /// Disk of one executor for shuffle files and for what does not fit in memory. Kubernetes only.
+    /// Disk of one executor for shuffle files and for what does not fit in memory. At least 64Mi. Kubernetes only.
     pub scratch: Scratch,
     /// As `spec.podTemplate`, for executors only; goes before it. Kubernetes only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -351,7 +351,7 @@ pub struct Driver {
     pub cores: u32,
     /// Memory of the driver, all of it: the limit of its pod. At least 128Mi.
     pub memory: Bytes,
-    /// Disk of the driver for what does not fit in memory. Kubernetes only.
+    /// Disk of the driver for what does not fit in memory. At least 64Mi. Kubernetes only.
     pub scratch: Scratch,
     /// As `spec.podTemplate`, for the driver only; goes before it. Kubernetes only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -407,12 +407,12 @@ pub struct Backoff {
             "parquet is compressed with none, snappy, gzip, lz4 or zstd",
         ),
         rule(
-            "!has(self.compression) || self.format != 'arrow' || self.compression in ['none', 'lz4', 'zstd']",
-            "arrow is compressed with none, lz4 or zstd",
+            "!has(self.compression) || self.format != 'arrow' || self.compression == 'lz4'",
+            "arrow is always compressed with lz4",
         ),
         rule(
-            "!has(self.compression) || !(self.format in ['csv', 'json']) || self.compression in ['none', 'gzip', 'bzip2', 'xz', 'zstd']",
-            "csv and json are compressed with none, gzip, bzip2, xz or zstd",
+            "!has(self.compression) || !(self.format in ['csv', 'json']) || self.compression in ['none', 'gzip', 'zstd']",
+            "csv and json are compressed with none, gzip or zstd",
         ),
     ])
 )]
@@ -423,7 +423,7 @@ pub struct ResultSink {
     /// Format of the files.
     #[serde(default = "parquet")]
     pub format: FileFormat,
-    /// How to compress the files. Without it: zstd for parquet, none for the others.
+    /// How to compress the files. Without it: zstd for parquet, none for csv and json. Arrow is always compressed with lz4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<ResultCompression>,
 }

@@ -85,6 +85,8 @@ limits! {
     memory_min: Bytes = Bytes::mib(128);
     /// Most memory of an executor or driver. Beyond any machine, so it is a typing error.
     memory_max: Bytes = Bytes::gib(16 << 10);
+    /// Least scratch of an executor or driver. Below, its log alone could have its pod evicted.
+    scratch_min: Bytes = Bytes::mib(64);
     /// Statements of one job. Every one is an entry of the journal and a line of the progress.
     statements_max: u32 = 1_000;
     /// Rows of a result that a report shows.

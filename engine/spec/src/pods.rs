@@ -18,6 +18,72 @@ pub const DNS_SUBDOMAIN_PATTERN: &str = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
 /// The value of a Kubernetes label.
 pub const LABEL_VALUE_PATTERN: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 
+/// The container of a pod that runs the engine.
+pub const CONTAINER: &str = "trireme";
+
+/// Labels with this prefix are the operator's alone.
+pub const LABEL_PREFIX: &str = "trireme.dev/";
+
+/// Fields of a pod that are the operator's to decide: without them a job would not be one.
+pub const OPERATORS_FIELDS: [&str; 8] = [
+    "restartPolicy",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "nodeName",
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
+    "ephemeralContainers",
+];
+
+/// The same for the container that runs the engine.
+pub const OPERATORS_CONTAINER_FIELDS: [&str; 4] = ["command", "args", "resources", "terminationMessagePath"];
+
+/// The fields of a pod's `spec` in Kubernetes 1.33, the oldest that the operator runs on. What is inside of them only the
+/// operator checks.
+pub const POD_FIELDS: [&str; 40] = [
+    "activeDeadlineSeconds",
+    "affinity",
+    "automountServiceAccountToken",
+    "containers",
+    "dnsConfig",
+    "dnsPolicy",
+    "enableServiceLinks",
+    "ephemeralContainers",
+    "hostAliases",
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "hostUsers",
+    "hostname",
+    "imagePullSecrets",
+    "initContainers",
+    "nodeName",
+    "nodeSelector",
+    "os",
+    "overhead",
+    "preemptionPolicy",
+    "priority",
+    "priorityClassName",
+    "readinessGates",
+    "resourceClaims",
+    "resources",
+    "restartPolicy",
+    "runtimeClassName",
+    "schedulerName",
+    "schedulingGates",
+    "securityContext",
+    "serviceAccount",
+    "serviceAccountName",
+    "setHostnameAsFQDN",
+    "shareProcessNamespace",
+    "subdomain",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+    "volumes",
+];
+
 /// The schema of a label's value. schemars has bounds for the items of a list, but none for the values of a map.
 pub(crate) fn label_value() -> serde_json::Value {
     serde_json::json!({ "type": "string", "maxLength": 63, "pattern": LABEL_VALUE_PATTERN })
@@ -47,7 +113,7 @@ pub enum ImagePullPolicy {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub struct Scratch {
-    /// How much there is.
+    /// How much there is, at least 64Mi.
     pub size: Bytes,
     /// Class of a volume that lives as long as the pod; without it, the disk of the node.
     #[serde(skip_serializing_if = "Option::is_none")]

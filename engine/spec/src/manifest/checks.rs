@@ -1,12 +1,17 @@
-//! What neither schema nor CEL can say: names that must differ, locations, secrets, least sizes, and fields that mean
-//! nothing where the job is to run.
+//! What neither schema nor CEL can say: names that must differ, locations, secrets, least sizes, fields of pods that are not
+//! people's to decide, and fields that mean nothing where the job is to run.
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+
 use super::path::FieldPath;
-use super::{Findings, LIMITS, Target};
+use super::{Findings, LIMITS, Target, suggest};
 use crate::batch_job::{BatchJob, BatchJobSpec, IDENTIFIER_PATTERN};
 use crate::limits::Limits;
+use crate::pods::{
+    CONTAINER, LABEL_PREFIX, OPERATORS_CONTAINER_FIELDS, OPERATORS_FIELDS, POD_FIELDS, PodTemplate, Scratch,
+};
 use crate::problem::{ErrorCode, Problem, clip};
 use crate::quantity::Bytes;
 use crate::schema;
@@ -25,12 +30,21 @@ pub(super) fn check(findings: &mut Findings<'_>, job: &BatchJob, target: Option<
     check_sql(findings, &job.spec, &spec, target);
     check_parameter_names(findings, &job.spec, &spec.key("parameters"));
     check_tables(findings, &job.spec, &spec.key("tables"));
-    check_memory(
-        findings,
-        &spec.key("executors").key("memory"),
-        job.spec.executors.memory,
-    );
-    check_memory(findings, &spec.key("driver").key("memory"), job.spec.driver.memory);
+    let BatchJobSpec { executors, driver, .. } = &job.spec;
+    for (role, memory, scratch, template) in [
+        (
+            spec.key("executors"),
+            executors.memory,
+            &executors.scratch,
+            &executors.pod_template,
+        ),
+        (spec.key("driver"), driver.memory, &driver.scratch, &driver.pod_template),
+    ] {
+        check_memory(findings, &role.key("memory"), memory);
+        check_scratch(findings, &role.key("scratch").key("size"), scratch);
+        check_pod_template(findings, &role.key("podTemplate"), template.as_ref());
+    }
+    check_pod_template(findings, &spec.key("podTemplate"), job.spec.pod_template.as_ref());
     if let Some(storage) = &job.spec.storage {
         check_location(findings, &spec.key("storage"), storage);
     }
@@ -155,6 +169,76 @@ fn check_memory(findings: &mut Findings<'_>, path: &FieldPath, memory: Bytes) {
             problem = problem.remedy("did you forget the unit, as in 2Gi?");
         }
         findings.at_value(path, problem);
+    }
+}
+
+fn check_scratch(findings: &mut Findings<'_>, path: &FieldPath, scratch: &Scratch) {
+    let least = LIMITS.scratch_min;
+    if scratch.size < least {
+        let problem = Problem::new(ErrorCode::ManifestOutOfRange, "\"size\" is out of range")
+            .found(scratch.size.to_string())
+            .allowed(format!("{least} or more"))
+            .remedy("a pod that writes more than this to its disk is evicted");
+        findings.at_value(path, problem);
+    }
+}
+
+/// The names in a pod template; what is behind them only the operator can tell.
+fn check_pod_template(findings: &mut Findings<'_>, path: &FieldPath, template: Option<&PodTemplate>) {
+    let Some(PodTemplate { metadata, spec }) = template else {
+        return;
+    };
+    let taken = |what: String| Problem::new(ErrorCode::ManifestBadValue, what);
+    let labels = path.key("metadata").key("labels");
+    for label in metadata.labels.keys().filter(|label| label.starts_with(LABEL_PREFIX)) {
+        let shown = clip(label.clone(), 80);
+        let problem = taken(format!("{labels}: {shown} is the operator's label")).remedy("give it another name");
+        findings.at_key(&labels.key(label), problem);
+    }
+    let pod = path.key("spec");
+    for (field, value) in &spec.0 {
+        let at = pod.key(field);
+        if OPERATORS_FIELDS.contains(&field.as_str()) {
+            let problem = taken(format!("{at} is the operator's to decide")).remedy("remove the field");
+            findings.at_key(&at, problem);
+        } else if !POD_FIELDS.contains(&field.as_str()) && !is_empty(value) {
+            let remedy = match suggest::nearest(field, POD_FIELDS) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => "look for a typing error; kubectl explain pod.spec lists the fields".to_owned(),
+            };
+            let shown = clip(at.to_string(), 256);
+            let problem = Problem::new(
+                ErrorCode::ManifestUnknownField,
+                format!("{shown}: a pod has no such field"),
+            );
+            findings.at_key(&at, problem.remedy(remedy));
+        }
+    }
+    let containers = spec.0.get("containers").and_then(Value::as_array);
+    let ours = containers
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .find(|(_, container)| container["name"] == CONTAINER);
+    if let Some((index, container)) = ours {
+        let fields = OPERATORS_CONTAINER_FIELDS.iter();
+        for field in fields.filter(|field| container.get(field).is_some()) {
+            let problem = taken(format!(
+                "{pod}.containers[{CONTAINER}].{field} is the operator's to decide"
+            ))
+            .remedy("size a pod with cores, memory and scratch of spec.driver and spec.executors");
+            findings.at_key(&pod.key("containers").index(index).key(field), problem);
+        }
+    }
+}
+
+/// Whether a value changes nothing when it is merged, whatever its name.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
