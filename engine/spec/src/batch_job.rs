@@ -110,8 +110,8 @@ pub struct BatchJobSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub tables: Vec<Table>,
-    /// Where the job keeps its journal and large intermediate results: a path or an `s3://` URL. Without it a job still
-    /// resumes after a lost driver, but on Kubernetes only as far as its status can remember.
+    /// Where the job keeps its journal and the tables of `CREATE TABLE ... AS`: an `s3://` URL, or a path that driver and
+    /// executors share. Without it a new driver begins at the first statement again, and skips writes that are committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub storage: Option<String>,
@@ -124,21 +124,24 @@ pub struct BatchJobSpec {
     /// How often to try again before the job fails.
     #[serde(default)]
     pub retries: Retries,
-    /// Fail the job when it has run this many seconds in all.
+    /// Fail the job when it has run this many seconds. On Kubernetes they count from `status.startTime`, over all drivers of the
+    /// run, and anew after it was suspended; elsewhere from the start of each driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2147483647))]
     pub active_deadline_seconds: Option<u32>,
-    /// Release all pods and wait until this is false again. What was committed stays.
+    /// Release all pods and wait until this is false again. What was committed stays. With a storage the run then goes on where
+    /// it was; without one, at its first statement, and skips writes that are committed.
     #[serde(default)]
     pub suspend: bool,
     /// Delete the job this many seconds after it ended. Without it, finished jobs are kept. Kubernetes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 2147483647))]
     pub ttl_seconds_after_finished: Option<u32>,
-    /// Where to write the result of the last statement. Without it, the first rows are printed or shown in the status.
+    /// Where to write the result of the last statement, which must be a query then. Without it, the first rows are printed or
+    /// shown in the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ResultSink>,
-    /// Whether and how the number of executors follows the work.
+    /// Whether and how the number of executors follows the work. It has no effect yet: their number stays at `executors.min`.
     #[serde(default)]
     pub autoscale: Autoscale,
     /// 1 to 20 letters, digits and dashes, no dash at the ends. When it changes, the job runs once more from its beginning, as a
@@ -192,7 +195,8 @@ pub struct BatchJobSpec {
     )])
 )]
 pub struct SqlFrom {
-    /// Path of a file with SQL statements, readable by the driver. A relative path starts at the manifest's folder.
+    /// Path of a file with SQL statements, readable by the driver. A relative path starts at the manifest's folder. On
+    /// Kubernetes, only a file of the image or of a volume that `driver.podTemplate` mounts can be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub file: Option<String>,
@@ -242,7 +246,8 @@ pub struct Table {
     /// Name of the table in SQL: lower case letters, digits and underscores.
     #[schemars(length(min = 1, max = 63), regex(pattern = IDENTIFIER_PATTERN))]
     pub name: String,
-    /// A file, a folder or a pattern such as `data/*.csv`, as a path, a `file:///` URL or an `s3://` URL.
+    /// A file, a folder or a pattern such as `data/*.csv`, as a path, a `file:///` URL or an `s3://` URL. On Kubernetes a path is
+    /// one in every pod.
     #[schemars(length(min = 1, max = 2048))]
     pub location: String,
     /// Format of the files.
@@ -322,10 +327,11 @@ pub enum FileCompression {
     )])
 )]
 pub struct Executors {
-    /// Fewest executors to run on. With 0 the driver runs small plans itself.
+    /// Executors to run on; with 0 there is one all the same. On Kubernetes this many pods are made.
     #[schemars(range(max = 1000))]
     pub min: u32,
-    /// Most executors to run on. Without it, as many as `min`, but at least one.
+    /// Executors that plans are made for: the driver plans `max * cores` tasks at a time. Without it, as many as `min`, but at
+    /// least one. No pods are made beyond `min` yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max: Option<u32>,
@@ -364,10 +370,12 @@ pub struct Driver {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(deny_unknown_fields)]
 pub struct Retries {
-    /// How often one task is tried again after it failed by its own fault: an error of a statement or of data.
+    /// How often one task is tried again after an error of its own, and how often another driver is started after drivers that
+    /// ended by themselves without a report.
     #[schemars(range(max = 100))]
     pub application: u32,
-    /// How often one task is tried again after its worker, its inputs or its network were lost.
+    /// How often one task is tried again after its worker, its inputs or its network were lost, and how often another driver is
+    /// started after drivers that were lost.
     #[schemars(range(max = 1000))]
     pub infrastructure: u32,
     /// How often the job asks again for pods that the cluster refused to take, as a quota does.
@@ -417,7 +425,8 @@ pub struct Backoff {
     ])
 )]
 pub struct ResultSink {
-    /// Folder to write to, as a path, a `file:///` URL or an `s3://` URL. It must be empty or absent.
+    /// Folder to write to, as a path, a `file:///` URL or an `s3://` URL. It must be empty or absent. On Kubernetes a path is one
+    /// in every pod.
     #[schemars(length(min = 1, max = 2048))]
     pub location: String,
     /// Format of the files.
@@ -457,10 +466,10 @@ pub struct Autoscale {
 /// Who decides on the number of executors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AutoscaleMode {
-    /// Trireme moves the number between `executors.min` and `executors.max`.
+    /// Trireme is to move the number between `executors.min` and `executors.max`; it does not yet.
     #[default]
     Auto,
-    /// Trireme says in the status what it would do, and stays at `executors.min`.
+    /// Trireme is to say in the status what it would do, and stays at `executors.min`; it says nothing yet.
     Recommend,
     /// The number stays at `executors.min`.
     Off,

@@ -277,7 +277,7 @@ mod tests {
             field,
             r#"{
   "default": "Auto",
-  "description": "Who decides on the number of executors.\n- Auto: Trireme moves the number between `executors.min` and `executors.max`.\n- Recommend: Trireme says in the status what it would do, and stays at `executors.min`.\n- Off: The number stays at `executors.min`.",
+  "description": "Who decides on the number of executors.\n- Auto: Trireme is to move the number between `executors.min` and `executors.max`; it does not yet.\n- Recommend: Trireme is to say in the status what it would do, and stays at `executors.min`; it says nothing yet.\n- Off: The number stays at `executors.min`.",
   "type": "string",
   "enum": [
     "Auto",
