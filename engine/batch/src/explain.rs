@@ -84,7 +84,7 @@ async fn stages(
     let distributed = statements::physical_plan(cluster.state(), plan, suitable).await?;
     let _ = writeln!(text, "   On workers with {slots} slots:");
     for stage in ClusterEngine::explain(distributed, &config).map_err(told)? {
-        let inputs: Vec<_> = stage.inputs.iter().map(|input| format!("stage {input}")).collect();
+        let inputs: Vec<_> = stage.inputs.keys().map(|input| format!("stage {input}")).collect();
         let from = if inputs.is_empty() {
             String::new()
         } else {

@@ -4,9 +4,13 @@
 //! node that collapses its input (a merge, a coalesce, the build side of a join) keeps all of them, because each task
 //! needs the whole of what is collapsed. Scoping follows Ballista's `restrict_plan_to_partitions`, which knows its own
 //! leaves and DataFusion's but cannot be taught ours; the leaves themselves are still cut by it.
+//!
+//! [`inputs`] tells the driver beforehand what will be left of the readers, so that a task hears of nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ballista_core::execution_plans::UnresolvedShuffleExec;
 use ballista_scheduler::state::task_builder::restrict_plan_to_partitions;
 use datafusion::common::Result;
 use datafusion::physical_expr::Distribution;
@@ -54,6 +58,79 @@ pub fn restrict(plan: Arc<dyn ExecutionPlan>, partitions: &[usize]) -> Result<Ar
     replace_children_if_necessary(plan, restricted)
 }
 
+/// What the tasks of a stage read of an earlier stage's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reads {
+    /// Every task reads all partitions.
+    Whole,
+    /// A task reads the partition of its own number, counted from the first task that reads any: the first of all, but for the
+    /// later children of a union. One entry for each reader in the plan.
+    Own { first_tasks: Vec<u32> },
+}
+
+impl Reads {
+    /// The partitions that `task` reads, or none for all. Some may not exist: a union's tasks read of one child each.
+    pub fn partitions(&self, task: u32) -> Option<Vec<u32>> {
+        let Self::Own { first_tasks } = self else { return None };
+        let mut partitions: Vec<u32> = first_tasks
+            .iter()
+            .filter_map(|first| task.checked_sub(*first))
+            .collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        Some(partitions)
+    }
+
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Own { mut first_tasks }, Self::Own { first_tasks: more }) => {
+                first_tasks.extend(more);
+                Self::Own { first_tasks }
+            }
+            (Self::Whole, _) | (_, Self::Whole) => Self::Whole,
+        }
+    }
+}
+
+/// The stages that `plan`, of a whole stage, reads, and what [`restrict`] to one task leaves of each.
+pub fn inputs(plan: &Arc<dyn ExecutionPlan>) -> BTreeMap<usize, Reads> {
+    let mut inputs = BTreeMap::new();
+    collect_inputs(plan, Some(0), &mut inputs);
+    inputs
+}
+
+/// `first_task` is the one that reads the first partition of `plan`; none where each reads all of them.
+fn collect_inputs(plan: &Arc<dyn ExecutionPlan>, first_task: Option<usize>, inputs: &mut BTreeMap<usize, Reads>) {
+    if let Some(reader) = plan.downcast_ref::<UnresolvedShuffleExec>() {
+        let first_task = first_task.filter(|_| !reader.broadcast && reader.coalesce.is_none());
+        let reads = match first_task.map(u32::try_from) {
+            Some(Ok(first_task)) => Reads::Own {
+                first_tasks: vec![first_task],
+            },
+            Some(Err(_)) | None => Reads::Whole,
+        };
+        let all = match inputs.remove(&reader.stage_id) {
+            Some(before) => reads.and(before),
+            None => reads,
+        };
+        inputs.insert(reader.stage_id, all);
+    }
+    let children: Vec<_> = plan.children().into_iter().cloned().collect();
+    if plan.is::<UnionExec>() {
+        let mut first_task = first_task;
+        for child in children {
+            collect_inputs(&child, first_task, inputs);
+            let partitions = child.output_partitioning().partition_count();
+            first_task = first_task.map(|first| first + partitions);
+        }
+        return;
+    }
+    let collapsed = collapsed_children(plan, children.len());
+    for (child, whole) in children.iter().zip(collapsed) {
+        collect_inputs(child, first_task.filter(|_| !whole), inputs);
+    }
+}
+
 /// Which children `plan` consumes whole, whatever partition it is asked for.
 fn collapsed_children(plan: &Arc<dyn ExecutionPlan>, count: usize) -> Vec<bool> {
     // Both declare no distribution, because they take their input however it is partitioned; yet they take all of it.
@@ -90,6 +167,7 @@ fn union_shares(children: &[Arc<dyn ExecutionPlan>], partitions: &[usize]) -> Ve
 mod tests {
     use super::*;
     use crate::tpch::{Table, TpchScan};
+    use datafusion::physical_plan::Partitioning;
     use datafusion::physical_plan::joins::CrossJoinExec;
 
     fn scan(groups: Vec<Vec<u32>>) -> Arc<dyn ExecutionPlan> {
@@ -114,6 +192,41 @@ mod tests {
         let plan = restrict(join, &[2]).unwrap();
         let children = plan.children();
         assert_eq!((partitions(children[0]), partitions(children[1])), (3, 1));
+    }
+
+    fn reader(stage: usize, partitions: usize) -> Arc<dyn ExecutionPlan> {
+        let schema = scan(vec![vec![0]]).schema();
+        let partitioning = Partitioning::UnknownPartitioning(partitions);
+        Arc::new(UnresolvedShuffleExec::new(stage, schema, partitioning))
+    }
+
+    /// What task `task` is told of each input of `plan`.
+    fn told(plan: Arc<dyn ExecutionPlan>, task: u32) -> Vec<(usize, Option<Vec<u32>>)> {
+        let inputs = inputs(&plan).into_iter();
+        inputs.map(|(stage, reads)| (stage, reads.partitions(task))).collect()
+    }
+
+    #[test]
+    fn a_task_hears_of_the_partitions_that_it_keeps() {
+        let join = |build, probe| -> Arc<dyn ExecutionPlan> { Arc::new(CrossJoinExec::new(build, probe)) };
+        assert_eq!(told(reader(1, 4), 3), [(1, Some(vec![3]))]);
+        assert_eq!(
+            told(join(reader(1, 4), reader(2, 4)), 3),
+            [(1, None), (2, Some(vec![3]))]
+        );
+        let broadcast = UnresolvedShuffleExec::new_broadcast(1, reader(1, 1).schema(), 4);
+        assert_eq!(told(Arc::new(broadcast), 0), [(1, None)]);
+        // Each task reads of one child, and the other has no such partition.
+        let union = || UnionExec::try_new(vec![reader(1, 2), reader(2, 4)]).unwrap();
+        assert_eq!(told(union(), 1), [(1, Some(vec![1])), (2, Some(vec![]))]);
+        assert_eq!(told(union(), 5), [(1, Some(vec![5])), (2, Some(vec![3]))]);
+        // Read twice, once as a whole.
+        assert_eq!(told(join(reader(1, 4), reader(1, 4)), 3), [(1, None)]);
+        let twice = UnionExec::try_new(vec![reader(1, 2), reader(1, 2)]).unwrap();
+        assert_eq!(told(twice, 3), [(1, Some(vec![1, 3]))]);
+        // What is collapsed stays so, whatever is below.
+        let merged: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(union()));
+        assert_eq!(told(merged, 0), [(1, None), (2, None)]);
     }
 
     #[test]

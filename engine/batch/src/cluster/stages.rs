@@ -3,11 +3,11 @@
 //! Ballista's static planner finds the cuts; the adaptive one is not used, because it does not recover from a lost
 //! executor in 55.0. A stage ends in a shuffle writer and begins in scans or in the outputs of earlier stages.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ballista_core::JobId;
-use ballista_core::execution_plans::{ShuffleWriter, UnresolvedShuffleExec};
+use ballista_core::execution_plans::ShuffleWriter;
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
 use bytes::Bytes;
 use datafusion::common::{DataFusionError, Result};
@@ -19,6 +19,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::codec::PlanCodec;
 use super::repeatable::is_repeatable;
+use super::restrict::{self, Reads};
 use super::scan_parts::cut_between_files;
 use crate::local::partition_count;
 
@@ -31,8 +32,8 @@ pub struct PlannedStage {
     pub tasks: u32,
     /// Partitions that each task divides its output into.
     pub output_partitions: u32,
-    /// Stages whose outputs it reads.
-    pub inputs: Vec<u32>,
+    /// Stages whose outputs it reads, and how.
+    pub inputs: BTreeMap<u32, Reads>,
     /// Whether its tasks, run again on the same inputs, leave the same rows.
     pub repeatable: bool,
     /// The plan below the shuffle writer and the writer itself, encoded.
@@ -107,28 +108,21 @@ pub fn check_stages(stages: &[PlannedStage], limits: StageLimits) -> Result<(), 
 
 fn planned_stage(writer: &Arc<dyn ShuffleWriter>, codec: &PlanCodec) -> Result<PlannedStage> {
     let plan: Arc<dyn ExecutionPlan> = Arc::clone(writer) as Arc<dyn ExecutionPlan>;
-    let mut inputs = BTreeSet::new();
-    collect_inputs(&plan, &mut inputs);
-    let child = plan.children().into_iter().next().map_or(1, partition_count);
+    // A task keeps a share of what the writer writes; the writer's own partitions are those of its output.
+    let child = plan.children().into_iter().next();
+    let inputs = child.map(restrict::inputs).unwrap_or_default();
+    let inputs = inputs.into_iter().map(|(stage, reads)| Ok((number(stage)?, reads)));
+    let tasks = child.map_or(1, partition_count);
     let text = displayable(plan.as_ref()).indent(false).to_string();
     Ok(PlannedStage {
         id: number(writer.stage_id())?,
-        tasks: number(child)?,
+        tasks: number(tasks)?,
         output_partitions: number(partition_count(&plan))?,
-        inputs: inputs.into_iter().map(number).collect::<Result<_>>()?,
+        inputs: inputs.collect::<Result<_>>()?,
         repeatable: is_repeatable(writer),
         text,
         plan: codec.encode(plan)?,
     })
-}
-
-fn collect_inputs(plan: &Arc<dyn ExecutionPlan>, inputs: &mut BTreeSet<usize>) {
-    if let Some(unresolved) = plan.downcast_ref::<UnresolvedShuffleExec>() {
-        inputs.insert(unresolved.stage_id);
-    }
-    for child in plan.children() {
-        collect_inputs(child, inputs);
-    }
 }
 
 fn number(value: usize) -> Result<u32> {
@@ -163,7 +157,7 @@ mod tests {
             id: 3,
             tasks: 4,
             output_partitions: 1,
-            inputs: Vec::new(),
+            inputs: BTreeMap::new(),
             plan: PlanCodec::default().encode(plan).unwrap(),
             repeatable: true,
             text: String::new(),

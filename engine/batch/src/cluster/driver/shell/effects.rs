@@ -14,8 +14,10 @@ use trireme_exchange::wire::{CancelTask, Launch, Plan, ReleaseRun, Shutdown};
 use trireme_spec::problem::{ErrorCode, Problem};
 use trireme_spec::report::WorkerState;
 
-use super::super::super::task::{MapOutput, StageInput, StageOrder, TaskOrder};
+use super::super::super::restrict::Reads;
+use super::super::super::task::{StageOrder, TaskOrder};
 use super::super::rows::Arrival;
+use super::inputs::{Held, stage_input, whole_output};
 use super::{Command, Run, Shell};
 use crate::problems::told;
 
@@ -101,24 +103,28 @@ impl Shell {
         inputs: &[Arc<StageOutputs>],
     ) -> Option<Event> {
         let state = self.runs.get(&run)?;
+        let planned = state.stages.get(&stage)?;
+        let held = |worker, task| self.held(state, worker, task);
+        let told = inputs.iter().map(|input| {
+            let reads = planned.inputs.get(&input.stage.0).unwrap_or(&Reads::Whole);
+            stage_input(input, reads, partition, held)
+        });
         let order = TaskOrder {
             job: self.job.clone(),
             run: state.name.clone(),
             stage: stage.0,
             partition,
             task: task.0,
-            inputs: inputs.iter().map(|input| self.stage_input(state, input)).collect(),
+            inputs: told.collect(),
         };
-        let plan = state.stages.get(&stage).map(|planned| StageOrder {
+        let plan = StageOrder {
             plan: planned.plan.clone(),
             settings: state.settings.clone(),
-        });
+        };
         let plan_key = run.0 << 32 | u64::from(stage.0);
         let target = self.workers.get_mut(&worker)?;
         tracing::debug!(%worker, %run, %stage, partition, %task, "launch");
-        if target.plans.insert((run, stage))
-            && let Some(plan) = plan
-        {
+        if target.plans.insert((run, stage)) {
             let payload = plan.encode_to_vec().into();
             let plan = ToWorker::Plan(Plan {
                 plan_key,
@@ -154,32 +160,21 @@ impl Shell {
         }
     }
 
-    fn stage_input(&self, run: &Run, input: &StageOutputs) -> StageInput {
-        let outputs = input
-            .outputs
-            .iter()
-            .filter_map(|output| self.map_output(run, output.worker, output.task));
-        StageInput {
-            stage: input.stage.0,
-            outputs: outputs.collect(),
-        }
-    }
-
     /// Where a finished task's output can be read.
-    fn map_output(&self, run: &Run, worker: WorkerId, task: TaskId) -> Option<MapOutput> {
+    fn held<'a>(&'a self, run: &'a Run, worker: WorkerId, task: TaskId) -> Option<Held<'a>> {
         let (holder, report) = (self.workers.get(&worker)?, run.reports.get(&task)?);
-        Some(MapOutput {
-            worker: worker.0,
-            host: holder.host.clone(),
+        Some(Held {
+            host: &holder.host,
             port: holder.port,
-            task: task.0,
-            partitions: report.partitions.clone(),
+            report,
         })
     }
 
     fn fetch(&mut self, run: RunId, partition: u32, worker: WorkerId, task: TaskId) {
         let Some(state) = self.runs.get(&run) else { return };
-        let output = self.map_output(state, worker, task);
+        let output = self
+            .held(state, worker, task)
+            .map(|held| whole_output(worker, task, &held));
         let (name, stage) = (
             state.name.clone(),
             state.stages.keys().next_back().map_or(0, |stage| stage.0),

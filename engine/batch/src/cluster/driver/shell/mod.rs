@@ -4,6 +4,7 @@
 //! into messages, fetches and arrivals. Nothing in it waits but the loop at its top.
 
 mod effects;
+mod inputs;
 mod workers;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -219,7 +220,7 @@ impl Shell {
         let specs = stages.iter().map(|stage| StageSpec {
             id: StageId(stage.id),
             partitions: stage.tasks,
-            inputs: stage.inputs.iter().map(|&input| StageId(input)).collect(),
+            inputs: stage.inputs.keys().map(|&input| StageId(input)).collect(),
             output_partitions: stage.output_partitions,
             repeatable: stage.repeatable,
         });

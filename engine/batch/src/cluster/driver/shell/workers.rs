@@ -107,7 +107,11 @@ impl Shell {
 
     fn finished(&mut self, worker: WorkerId, task: TaskId, output: &[u8]) {
         let report = match TaskReport::decode(output) {
-            Ok(report) => report,
+            Ok(mut report) => {
+                // As readers of it are told by halving.
+                report.partitions.sort_by_key(|written| written.partition);
+                report
+            }
             Err(error) => {
                 let message = format!("the worker's report cannot be read: {error}");
                 let failure = Failure::Infrastructure { message };
