@@ -141,6 +141,7 @@ fn drive(args: &DriverArgs, last: &mut LastWord) -> Result<ExitCode, Problem> {
             one_machine: args.control.ip().is_loopback(),
             tls: files.clone(),
             scratch: results.clone(),
+            fetch_bytes: resources.memory.data_plane,
             limits: order.limits.clone(),
             application_attempts: spec.retries.application + 1,
             infrastructure_losses: spec.retries.infrastructure,

@@ -1,31 +1,32 @@
 //! Brings the partitions of a result from the workers that made them to the driver.
 //!
 //! A partition counts only when all of it is here: until then its worker may die and the task run again. So it is kept
-//! whole first, small ones in memory, others in a file, and only then handed on.
+//! whole first ([`Spool`]), and only then handed on.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ballista_core::client_pool::BallistaClientPool;
 use ballista_core::extension::{BallistaConfigGrpcEndpoint, SessionConfigExt};
 use ballista_core::utils::GrpcClientConfig;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::ipc::reader::StreamReader;
-use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::prelude::SessionConfig;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
 use trireme_core::tls::TlsFiles;
 
 use super::super::clients::{ClientPool, endpoint_tls};
 use super::super::settings::fetch_settings;
 use super::super::task::{MapOutput, WrittenPartition, location};
+use super::spool::{Spool, SpoolSpace, Spooling};
+use crate::memory::FETCH_WINDOW_BYTES;
 
-/// Results up to this many bytes on the wire wait in memory.
-const IN_MEMORY_BYTES_MAX: u64 = 1 << 20;
+/// Partitions fetched at a time where memory permits: enough to keep the driver's link busy.
+const FETCHES_MAX: u64 = 16;
+
+/// What one that is under way takes: a message, of which a block of a shuffle file fills 8 MiB, and what is on its way.
+const FETCH_BYTES: u64 = (8 << 20) + FETCH_WINDOW_BYTES as u64;
 
 /// Fetches result partitions.
 #[derive(Debug)]
@@ -33,45 +34,41 @@ pub struct Fetcher {
     pool: ClientPool,
     grpc: GrpcClientConfig,
     tls: TlsFiles,
-    scratch: PathBuf,
+    /// One for each partition under way. Others wait, for there may be thousands.
+    fetches: Semaphore,
 }
 
 impl Fetcher {
-    /// Fetches over connections with the certificate in `tls`; large partitions wait in `scratch`.
+    /// Fetches over connections with the certificate in `tls`, in `bytes` of memory.
     ///
     /// # Errors
     /// Settings that this version does not know.
-    pub fn new(tls: TlsFiles, scratch: PathBuf) -> Result<Self> {
+    pub fn new(tls: TlsFiles, bytes: u64) -> Result<Self> {
         let config = fetch_settings(SessionConfig::new_with_ballista(), endpoint_tls(tls.clone()))?;
         let grpc = GrpcClientConfig::from(&config.ballista_config());
         Ok(Self {
             pool: ClientPool::default(),
             grpc,
             tls,
-            scratch,
+            fetches: Semaphore::new(fetches_max(bytes)),
         })
     }
 
-    /// All of a task's output, whole.
+    /// All of a task's output, whole, in `space`.
     ///
     /// # Errors
     /// A worker that does not answer, files that are gone; the task's output is lost then. A full disk of the driver.
-    pub async fn fetch(&self, run: &str, stage: u32, output: &MapOutput) -> Result<Spool> {
-        let bytes: u64 = output.partitions.iter().map(|written| written.bytes).sum();
-        let mut spool = match bytes <= IN_MEMORY_BYTES_MAX {
-            true => Spooling::Memory(Vec::new()),
-            false => Spooling::File {
-                folder: self.scratch.clone(),
-                writer: None,
-            },
-        };
+    pub async fn fetch(&self, run: &str, stage: u32, output: &MapOutput, space: &SpoolSpace) -> Result<Spool> {
+        let closed = |error| DataFusionError::External(Box::new(error));
+        let _permit = self.fetches.acquire().await.map_err(closed)?;
+        let mut spooling = Spooling::new(space);
         for written in &output.partitions {
             let mut rows = self.open(run, stage, output, *written).await?;
             while let Some(batch) = rows.try_next().await? {
-                spool.push(batch)?;
+                spooling = spooling.push(batch).await?;
             }
         }
-        spool.finish()
+        spooling.finish().await
     }
 
     async fn open(
@@ -103,72 +100,28 @@ impl Fetcher {
     }
 }
 
-/// One partition of a result, complete and at the driver.
-#[derive(Debug)]
-pub enum Spool {
-    Memory(Vec<RecordBatch>),
-    /// An Arrow IPC stream; the file goes with the value.
-    File(tempfile::NamedTempFile),
+fn fetches_max(bytes: u64) -> usize {
+    (bytes / FETCH_BYTES).clamp(1, FETCHES_MAX) as usize
 }
 
-enum Spooling {
-    Memory(Vec<RecordBatch>),
-    File {
-        folder: PathBuf,
-        writer: Option<Box<(StreamWriter<BufWriter<File>>, tempfile::NamedTempFile)>>,
-    },
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
+    use futures::FutureExt;
 
-impl Spooling {
-    fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        match self {
-            Self::Memory(batches) => batches.push(batch),
-            Self::File { folder, writer } => {
-                if writer.is_none() {
-                    let file = tempfile::Builder::new().prefix("result-").tempfile_in(folder)?;
-                    let stream = StreamWriter::try_new_buffered(file.reopen()?, &batch.schema())?;
-                    *writer = Some(Box::new((stream, file)));
-                }
-                if let Some(writer) = writer {
-                    writer.0.write(&batch)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Spool> {
-        match self {
-            Self::Memory(batches) => Ok(Spool::Memory(batches)),
-            Self::File { writer: None, .. } => Ok(Spool::Memory(Vec::new())),
-            Self::File {
-                writer: Some(writer), ..
-            } => {
-                let (mut stream, file) = *writer;
-                stream.finish()?;
-                Ok(Spool::File(file))
-            }
-        }
-    }
-}
-
-impl Spool {
-    /// The rows.
-    ///
-    /// # Errors
-    /// A file that cannot be read back.
-    pub fn open(self) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        Ok(match self {
-            Self::Memory(batches) => stream::iter(batches.into_iter().map(Ok)).boxed(),
-            Self::File(file) => {
-                let reader = StreamReader::try_new(BufReader::new(file.reopen()?), None)?;
-                // The file lives as long as the stream that reads it.
-                let rows = reader.map(move |batch| {
-                    let _file = &file;
-                    batch.map_err(Into::into)
-                });
-                stream::iter(rows).boxed()
-            }
-        })
+    #[tokio::test]
+    async fn more_fetches_than_memory_is_for_wait() {
+        assert_eq!([1, 60 << 20, u64::MAX].map(fetches_max), [1, 5, 16]);
+        let fetcher = Fetcher::new(TlsFiles::in_dir("nowhere".as_ref()), u64::MAX).unwrap();
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let space = SpoolSpace::new(&pool, "nowhere".into());
+        // Nothing of it is anywhere, so that it is here as soon as it may be.
+        let empty = MapOutput::default();
+        let fetch = || fetcher.fetch("run", 1, &empty, &space).now_or_never();
+        let others = fetcher.fetches.acquire_many(16).await.unwrap();
+        assert!(fetch().is_none());
+        drop(others);
+        assert!(fetch().is_some_and(|fetched| fetched.is_ok()));
     }
 }

@@ -6,6 +6,7 @@
 mod fetch;
 mod rows;
 mod shell;
+mod spool;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -35,6 +36,7 @@ use crate::memory::SlotMemory;
 use crate::problems::told;
 use fetch::Fetcher;
 use shell::{Command, Shell, Submission};
+use spool::SpoolSpace;
 
 /// Commands on their way to the shell: each is a submission, an answer or a cancellation, so few wait at a time.
 const COMMANDS_WAITING_MAX: usize = 256;
@@ -58,6 +60,8 @@ pub struct ClusterOptions {
     pub tls: TlsFiles,
     /// Where results that do not fit in memory wait to be read.
     pub scratch: std::path::PathBuf,
+    /// What results on their way from workers may take of the driver's memory.
+    pub fetch_bytes: u64,
     pub limits: Limits,
     /// From `spec.retries`.
     pub application_attempts: u32,
@@ -99,7 +103,7 @@ impl ClusterEngine {
     pub fn start(options: ClusterOptions, inputs: ClusterInputs) -> Result<Self> {
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         let facts = Arc::new(ClusterFacts::default());
-        let fetcher = Arc::new(Fetcher::new(options.tls.clone(), options.scratch.clone())?);
+        let fetcher = Arc::new(Fetcher::new(options.tls.clone(), options.fetch_bytes)?);
         let shell = Shell::new(&options, Arc::clone(&facts), commands.downgrade(), fetcher);
         let span = tracing::error_span!("driver", job = %options.job);
         tokio::spawn(shell.run(inputs, waiting).instrument(span));
@@ -169,6 +173,7 @@ impl BatchEngine for ClusterEngine {
             stages,
             settings: changed_settings(config),
             results,
+            space: SpoolSpace::new(context.memory_pool(), self.options.scratch.clone()),
             facts: Arc::clone(&progress),
         };
         self.send(Command::Submit(submission)).await?;

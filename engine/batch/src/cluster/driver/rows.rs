@@ -10,8 +10,8 @@ use futures::{TryStreamExt, stream};
 use tokio::sync::mpsc;
 use trireme_batch_schedule::RunId;
 
-use super::fetch::Spool;
 use super::shell::Command;
+use super::spool::Spool;
 
 /// What reaches whoever submitted the run.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub fn in_order(
         let spool = state.next().await?;
         Ok::<_, DataFusionError>(spool.map(|spool| (spool, state)))
     });
-    let rows = spools.and_then(|spool| async move { spool.open() }).try_flatten();
+    let rows = spools.and_then(Spool::open).try_flatten();
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 

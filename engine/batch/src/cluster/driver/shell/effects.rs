@@ -181,10 +181,16 @@ impl Shell {
         );
         tracing::debug!(%worker, %run, partition, %task, "fetching result");
         let (fetcher, commands) = (Arc::clone(&self.fetcher), self.commands.clone());
-        tokio::spawn(async move {
-            let outcome = match output {
-                Some(output) => fetcher.fetch(&name, stage, &output).await,
+        let (space, stop) = (state.space.clone(), state.stop_fetches.clone());
+        let fetching = async move {
+            match output {
+                Some(output) => fetcher.fetch(&name, stage, &output, &space).await,
                 None => Err(DataFusionError::Execution("the worker is gone".to_owned())),
+            }
+        };
+        tokio::spawn(async move {
+            let Some(outcome) = stop.run_until_cancelled(fetching).await else {
+                return;
             };
             if let Some(commands) = commands.upgrade() {
                 // Without a shell there is nobody to answer to.
@@ -211,6 +217,7 @@ impl Shell {
 
     fn end(&mut self, run: RunId, arrival: Arrival) {
         if let Some(state) = self.runs.remove(&run) {
+            state.stop_fetches.cancel();
             drop(state.results.try_send(arrival));
         }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::common::DataFusionError;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use trireme_batch_schedule::{
     DrainWait, Event, Limits, Millis, RunId, RunPlan, Schedule, StageId, StageSpec, TaskId, WorkerId,
 };
@@ -26,8 +27,9 @@ use trireme_spec::report::{StageReport, TaskCounts, WorkerReport, WorkerState};
 
 use super::super::stages::PlannedStage;
 use super::super::task::TaskReport;
-use super::fetch::{Fetcher, Spool};
+use super::fetch::Fetcher;
 use super::rows::Arrival;
+use super::spool::{Spool, SpoolSpace};
 use super::{ClusterFacts, ClusterInputs, ClusterOptions, RunFacts};
 use crate::engine::PlanCounters;
 use crate::problems::told;
@@ -64,6 +66,8 @@ pub struct Submission {
     pub stages: Vec<PlannedStage>,
     pub settings: BTreeMap<String, String>,
     pub results: mpsc::Sender<Arrival>,
+    /// Where parts of the result wait.
+    pub space: SpoolSpace,
     pub facts: Arc<RunFacts>,
 }
 
@@ -115,11 +119,14 @@ struct Run {
     stages: BTreeMap<StageId, PlannedStage>,
     settings: BTreeMap<String, String>,
     results: mpsc::Sender<Arrival>,
+    space: SpoolSpace,
     facts: Arc<RunFacts>,
     reports: HashMap<TaskId, TaskReport>,
     counters: PlanCounters,
     /// Parts of the result that are here and neither handed on nor discarded, by the attempt that made them.
     spools: HashMap<TaskId, Spool>,
+    /// Stops the fetches of a run that has ended: those of the next wait for the same places.
+    stop_fetches: CancellationToken,
 }
 
 impl Shell {
@@ -215,6 +222,7 @@ impl Shell {
             stages,
             settings,
             results,
+            space,
             facts,
         } = submission;
         let specs = stages.iter().map(|stage| StageSpec {
@@ -235,10 +243,12 @@ impl Shell {
                         stages,
                         settings,
                         results,
+                        space,
                         facts,
                         reports,
                         counters,
                         spools: HashMap::new(),
+                        stop_fetches: CancellationToken::new(),
                     },
                 );
                 self.step(Event::RunSubmitted { run, plan });
