@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use trireme_tests::{
-    Cluster, ClusterLog, Dice, Launch, Output, Program, Scratch, batch_job, children, command_line, is_alive,
+    Cluster, ClusterLog, Dice, Launch, Mark, Output, Program, Scratch, batch_job, children, command_line, is_alive,
     listeners, repository, trireme,
 };
 
@@ -184,6 +184,33 @@ fn a_write_survives_kills_whole() {
         );
     }
     check_end(&output);
+}
+
+/// The view reads a table whose name another table has by the time the driver is killed, with none of the view's columns.
+#[test]
+fn a_driver_that_follows_knows_tables_that_were_replaced() {
+    let sql = "CREATE TABLE big AS SELECT n_name FROM tpch.tiny.nation;\n\
+               CREATE VIEW names AS SELECT n_name FROM big;\n\
+               CREATE OR REPLACE TABLE big AS SELECT 1 AS one;\n\
+               CREATE TABLE IF NOT EXISTS big AS SELECT 2 AS two;\n\
+               SELECT one, (SELECT max(n_name) FROM names) AS last, \
+               (SELECT count(DISTINCT l_comment) FROM tpch.sf0_1.lineitem) AS comments FROM big";
+    let start = || Cluster::start(Cluster::program(1, &batch_job(sql, "")));
+    let (calm, _) = start().wait();
+    let calm = calm.succeeded();
+    assert!(calm.stdout.starts_with("one,last,comments\n1,VIETNAM,"), "{calm}");
+    let mut cluster = start();
+    let started = Mark::Journaled {
+        record: "statement-started".to_owned(),
+    };
+    cluster.wait_until("the last statement", |log| {
+        log.marks.iter().filter(|mark| **mark == started).count() == 5
+    });
+    assert!(cluster.signal_driver(Signal::KILL));
+    let (output, log) = cluster.wait();
+    let output = output.succeeded();
+    assert_eq!(output.stdout, calm.stdout, "{output}");
+    assert_eq!(log.generation, 2, "{output}");
 }
 
 #[test]

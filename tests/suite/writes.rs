@@ -102,6 +102,86 @@ fn many_folders_do_not_make_many_files() {
 }
 
 #[test]
+fn a_table_that_is_there_is_kept_where_the_statement_says_so() {
+    let scratch = Scratch::new();
+    let kept = "CREATE TABLE t AS SELECT 1 AS a; \
+                CREATE TABLE IF NOT EXISTS t AS SELECT 2 AS b; \
+                CREATE TABLE IF NOT EXISTS u AS SELECT 3 AS c; \
+                SELECT a, c FROM t, u";
+    assert_eq!(sql(&scratch, kept), "a,c\n1,3\n");
+    let both = "CREATE OR REPLACE TABLE IF NOT EXISTS t AS SELECT 1 AS a";
+    let output = trireme(["sql", "-c", both]).run().exited(3);
+    assert!(output.stderr.contains("error[SQL-UNSUPPORTED]"), "{output}");
+}
+
+#[test]
+fn a_view_goes_on_reading_a_table_that_was_replaced() {
+    let printed = sql(
+        &Scratch::new(),
+        "CREATE TABLE t AS SELECT 1 AS a; \
+         CREATE VIEW v AS SELECT a FROM t; \
+         CREATE OR REPLACE TABLE t AS SELECT 2 AS b; \
+         SELECT a, b FROM v, t",
+    );
+    assert_eq!(printed, "a,b\n1,2\n");
+}
+
+#[test]
+fn tables_of_similar_names_and_of_other_runs_are_other_tables() {
+    let scratch = Scratch::new();
+    let run = |first: u32| {
+        let statements = format!(
+            "CREATE SCHEMA s; \
+             CREATE TABLE \"a b\" AS SELECT {first} AS x; \
+             CREATE TABLE \"a/b\" AS SELECT {first} + 1 AS y; \
+             CREATE TABLE s.\"a b\" AS SELECT {first} + 2 AS z; \
+             SELECT x, y, z FROM \"a b\", \"a/b\", s.\"a b\""
+        );
+        let arguments = ["sql", "--output", "csv", "--scratch", "kept", "-c", &statements];
+        let output = trireme(arguments).directory(scratch.path()).run().succeeded();
+        assert_eq!(output.stdout, format!("x,y,z\n{first},{},{}\n", first + 1, first + 2));
+    };
+    run(1);
+    run(10);
+    let runs = fs::read_dir(scratch.path().join("kept/tables")).unwrap();
+    let mut sums: Vec<String> = runs
+        .map(|run| {
+            let run = run.unwrap().path();
+            let folders: BTreeSet<_> = fs::read_dir(&run)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            assert_eq!(folders, BTreeSet::from(["2-a_b", "3-a_b", "4-s.a_b"].map(Into::into)));
+            let table = format!(
+                "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}/2-a_b/'",
+                run.display()
+            );
+            sql(&scratch, &format!("{table}; SELECT x FROM t"))
+        })
+        .collect();
+    sums.sort_unstable();
+    assert_eq!(sums, ["x\n1\n", "x\n10\n"]);
+}
+
+#[test]
+fn rows_are_not_replaced_one_by_one() {
+    let scratch = Scratch::new();
+    let statements = "COPY (SELECT 1 AS a) TO 't' STORED AS PARQUET; \
+                      CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 't/'; \
+                      REPLACE INTO t SELECT 1";
+    let output = trireme(["sql", "-c", statements])
+        .directory(scratch.path())
+        .run()
+        .exited(3);
+    assert!(
+        output.stderr.contains("error[SQL-UNSUPPORTED]") && output.stderr.contains("INSERT OVERWRITE"),
+        "{output}"
+    );
+    let read = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 't/'; SELECT count(*) AS n FROM t";
+    assert_eq!(sql(&scratch, read), "n\n1\n");
+}
+
+#[test]
 fn a_created_table_is_there_for_the_rest_of_the_job() {
     let scratch = Scratch::new();
     let printed = sql(

@@ -39,8 +39,16 @@ pub async fn explain(
             index + 1,
             statements::summary(&statement)
         );
+        let created = sink::Created::by(session, &statement);
+        let in_statement = |problem| statements::in_statement(problem, index, total);
+        if let Some(created) = created.map_err(in_statement)?
+            && created.is_there(session).map_err(in_statement)?
+        {
+            text.push_str("   the table is there already\n");
+            continue;
+        }
         let plan = statements::plan(session, statement, &order.parameters).await;
-        let plan = plan.map_err(|problem| statements::in_statement(problem, index, total))?;
+        let plan = plan.map_err(in_statement)?;
         match statements::classify(plan)? {
             Work::Session(plan) => {
                 session
@@ -52,7 +60,7 @@ pub async fn explain(
             Work::Inspection(_) => text.push_str("   answered by the driver\n"),
             Work::Query(plan) => stages(session, &plan, (slots, memory), &mut text).await?,
             Work::Write(plan) => {
-                let (input, destination) = sink::destination_of(session, plan, &order.warehouse)?;
+                let (input, destination) = sink::destination_of(session, plan, order.home(index))?;
                 let _ = writeln!(text, "   writes {} to {}", destination.format, destination.location);
                 stages(session, &input, (slots, memory), &mut text).await?;
             }

@@ -29,7 +29,7 @@ use crate::joins;
 use crate::journal::{self, JobJournal};
 use crate::local::LocalEngine;
 use crate::panics;
-use crate::sink::{self, Begun, PendingWrite, Writer, Written};
+use crate::sink::{self, Begun, Created, PendingWrite, Writer, Written};
 use crate::statements::{self, Work, statement_problem};
 use crate::tables;
 
@@ -45,11 +45,22 @@ pub struct JobOrder {
     pub deadline: Option<Duration>,
     /// Who writes, for the destinations' logs.
     pub writer: Writer,
-    /// The folder of tables that are created without a location.
+    /// The folder of tables that are created without a location. Each run has one of its own below it.
     pub warehouse: String,
     /// Rows of a query that are kept for showing; the others are counted.
     pub preview_rows_max: usize,
     pub limits: Limits,
+}
+
+impl JobOrder {
+    /// Where statement `index` puts a table that it creates.
+    pub fn home(&self, index: usize) -> sink::Home<'_> {
+        sink::Home {
+            warehouse: &self.warehouse,
+            run: &self.writer.run,
+            index,
+        }
+    }
 }
 
 /// A manifest's parameter as a value of SQL.
@@ -235,7 +246,7 @@ impl Job {
             Action::Replay => return self.run_statement(index, last, statement, None).await,
             Action::SkipQuery(done) => StatementResult::Earlier(journal::kept_of(done)),
             Action::SkipWrite(done) => {
-                self.recall_table(statement).await?;
+                self.recall_table(&statement, &done.location).await?;
                 StatementResult::Written(Written {
                     location: done.location,
                     rows: done.rows,
@@ -248,14 +259,13 @@ impl Job {
         Ok((result, PlanCounters::default()))
     }
 
-    /// Makes the table known that an earlier driver created with `statement`; other writes leave nothing in the session.
-    async fn recall_table(&self, statement: Statement) -> Result<(), Problem> {
-        if !statements::creates_table(&statement) {
-            return Ok(());
+    /// Makes the table known that an earlier driver created with `statement`, at `location`; other writes leave nothing in
+    /// the session. What the statement reads may have been replaced since, so it is not planned again.
+    async fn recall_table(&self, statement: &Statement, location: &str) -> Result<(), Problem> {
+        match Created::by(&self.session, statement)? {
+            Some(created) if !created.is_there(&self.session)? => created.register(&self.session, location).await,
+            Some(_) | None => Ok(()),
         }
-        let plan = statements::plan(&self.session, statement, &self.order.parameters).await?;
-        let (_, destination) = sink::destination_of(&self.session, plan, &self.order.warehouse)?;
-        sink::register_created(&self.session, &destination).await
     }
 
     async fn run_statement(
@@ -265,6 +275,11 @@ impl Job {
         statement: Statement,
         journal: Option<&mut JobJournal>,
     ) -> Result<(StatementResult, PlanCounters), Problem> {
+        if let Some(created) = Created::by(&self.session, &statement)?
+            && created.is_there(&self.session)?
+        {
+            return Ok((StatementResult::Session, PlanCounters::default()));
+        }
         let plan = statements::plan(&self.session, statement, &self.order.parameters).await?;
         match (statements::classify(plan)?, &self.order.result) {
             (Work::Session(plan), _) => {
@@ -280,10 +295,13 @@ impl Job {
             }
             (Work::Query(plan), _) => self.query(index, self.engine.as_ref(), plan).await,
             (Work::Write(plan), _) => {
-                let (input, destination) = sink::destination_of(&self.session, plan, &self.order.warehouse)?;
-                let (result, counters) = self.write(index, input, destination.clone(), journal).await?;
-                sink::register_created(&self.session, &destination).await?;
-                Ok((result, counters))
+                let (input, destination) = sink::destination_of(&self.session, plan, self.order.home(index))?;
+                let (created, location) = (destination.creates.clone(), destination.location.clone());
+                let done = self.write(index, input, destination, journal).await?;
+                if let Some(created) = created {
+                    created.register(&self.session, &location).await?;
+                }
+                Ok(done)
             }
         }
     }

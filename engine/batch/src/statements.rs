@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
@@ -18,6 +17,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::operators;
 use crate::problems::problem_of;
+use crate::sink::insert_mode;
 
 /// The name by which error messages refer to a job's SQL text.
 pub const SOURCE: &str = "spec.sql";
@@ -134,27 +134,14 @@ pub enum Work {
 pub fn classify(plan: LogicalPlan) -> Result<Work, Problem> {
     Ok(match plan {
         LogicalPlan::Copy(_) | LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => Work::Write(plan),
-        LogicalPlan::Dml(ref dml) => match dml.op {
-            WriteOp::Insert(_) | WriteOp::Ctas => Work::Write(plan),
-            ref other => {
-                return Err(
-                    Problem::new(ErrorCode::SqlUnsupported, format!("{other} of a table of files"))
-                        .remedy("write the rows that should stay into a new table with CREATE TABLE ... AS SELECT"),
-                );
-            }
-        },
+        LogicalPlan::Dml(ref dml) => {
+            insert_mode(&dml.op)?;
+            Work::Write(plan)
+        }
         LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => Work::Session(plan),
         LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => Work::Inspection(plan),
         other => Work::Query(other),
     })
-}
-
-/// Whether a statement is `CREATE TABLE ... AS`, which leaves a table in the session besides its files.
-pub fn creates_table(statement: &Statement) -> bool {
-    match statement {
-        Statement::Statement(statement) => matches!(statement.as_ref(), ast::Statement::CreateTable(_)),
-        _ => false,
-    }
 }
 
 /// A short form of a statement for progress lines and logs: one line, at most 80 characters.

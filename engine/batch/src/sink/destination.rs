@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::common::TableReference;
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, WriteOp};
@@ -12,6 +11,7 @@ use trireme_batch_durable::commit::WriteMode;
 use trireme_spec::batch_job::{FileFormat, ResultCompression, ResultSink};
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use super::created::{self, Created, Existing, Home};
 use crate::statements::statement_problem;
 use crate::tables::{FilesDefinition, FilesTable, format_name};
 
@@ -31,16 +31,6 @@ pub struct Destination {
     pub mode: WriteMode,
     /// The table that comes into being with the write.
     pub creates: Option<Created>,
-}
-
-/// A table that a write creates.
-#[derive(Debug, Clone)]
-pub struct Created {
-    pub name: TableReference,
-    /// Nothing is done if there is one already.
-    pub if_not_exists: bool,
-    /// One that is there is replaced.
-    pub or_replace: bool,
 }
 
 impl Destination {
@@ -80,15 +70,14 @@ fn result_compression(compression: ResultCompression, format: FileFormat) -> &'s
     }
 }
 
-/// Takes a writing statement apart: the rows to write, and where to. `warehouse` is the folder for tables that a statement
-/// creates without saying where.
+/// Takes a writing statement apart: the rows to write, and where to. `home` is for a table that it creates.
 ///
 /// # Errors
 /// A table that cannot be written to, or that exists already.
 pub fn destination_of(
     session: &SessionContext,
     plan: LogicalPlan,
-    warehouse: &str,
+    home: Home<'_>,
 ) -> Result<(LogicalPlan, Destination), Problem> {
     match plan {
         LogicalPlan::Copy(copy) => {
@@ -109,27 +98,18 @@ pub fn destination_of(
             Ok((Arc::unwrap_or_clone(copy.input), destination))
         }
         LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
-            let exists = session
-                .table_exist(create.name.clone())
-                .map_err(|error| statement_problem(&error))?;
-            if exists && !create.or_replace && !create.if_not_exists {
-                let text = format!("table {} exists already", create.name);
+            let created = Created {
+                name: create.name,
+                existing: Existing::of(create.if_not_exists, create.or_replace)?,
+            };
+            if created.existing == Existing::Refuse && created.exists(session)? {
+                let text = format!("table {} exists already", created.name);
                 return Err(Problem::new(ErrorCode::DataDestinationExists, text)
                     .remedy("CREATE OR REPLACE TABLE replaces it, CREATE TABLE IF NOT EXISTS keeps it"));
             }
-            let folder = format!(
-                "{}/{}",
-                warehouse.trim_end_matches('/'),
-                folder_name(create.name.table())
-            );
-            let created = Created {
-                name: create.name,
-                if_not_exists: create.if_not_exists,
-                or_replace: create.or_replace,
-            };
             let destination = Destination {
-                location: folder,
-                format: "parquet".to_owned(),
+                location: home.of(&created.name),
+                format: created::FORMAT.to_owned(),
                 options: BTreeMap::new(),
                 partition_by: Vec::new(),
                 keep_partition_by: false,
@@ -139,10 +119,7 @@ pub fn destination_of(
             Ok((Arc::unwrap_or_clone(create.input), destination))
         }
         LogicalPlan::Dml(insert) => {
-            let mode = match insert.op {
-                WriteOp::Insert(InsertOp::Overwrite) => WriteMode::Overwrite,
-                _ => WriteMode::Append,
-            };
+            let mode = insert_mode(&insert.op)?;
             let provider = source_as_provider(&insert.target).map_err(|error| statement_problem(&error))?;
             let Some(table) = provider.downcast_ref::<FilesTable>() else {
                 let text = format!("table {} cannot be written to", insert.table_name);
@@ -183,6 +160,27 @@ fn of_table(definition: &FilesDefinition, mode: WriteMode) -> Destination {
     }
 }
 
+/// What a statement does to the rows of its table.
+///
+/// # Errors
+/// One that changes rows: files are only ever added and replaced as a whole.
+pub fn insert_mode(op: &WriteOp) -> Result<WriteMode, Problem> {
+    let WriteOp::Insert(insert) = op else {
+        let text = format!("{op} of a table of files");
+        return Err(Problem::new(ErrorCode::SqlUnsupported, text)
+            .remedy("write the rows that should stay into a new table with CREATE TABLE ... AS SELECT"));
+    };
+    match insert {
+        InsertOp::Append => Ok(WriteMode::Append),
+        InsertOp::Overwrite => Ok(WriteMode::Overwrite),
+        InsertOp::Replace => {
+            let text = "REPLACE INTO a table of files, which has no key to replace rows by";
+            Err(Problem::new(ErrorCode::SqlUnsupported, text)
+                .remedy("INSERT INTO adds rows, INSERT OVERWRITE replaces all of them"))
+        }
+    }
+}
+
 fn write_mode(text: Option<String>) -> Result<WriteMode, Problem> {
     match text.as_deref().map(str::to_lowercase).as_deref() {
         None | Some("create" | "error") => Ok(WriteMode::Create),
@@ -193,44 +191,4 @@ fn write_mode(text: Option<String>) -> Result<WriteMode, Problem> {
                 .allowed("create, append, overwrite"),
         ),
     }
-}
-
-/// A table's name as a folder's: what could leave the folder is replaced.
-fn folder_name(table: &str) -> String {
-    table
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || c == '_' || c == '-' {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect()
-}
-
-/// Makes the table that the write created known to the session.
-///
-/// # Errors
-/// Files that cannot be read back.
-pub async fn register_created(session: &SessionContext, destination: &Destination) -> Result<(), Problem> {
-    let Some(created) = &destination.creates else {
-        return Ok(());
-    };
-    let definition = FilesDefinition {
-        location: format!("{}/", destination.location.trim_end_matches('/')),
-        format: destination.format.clone(),
-        options: destination.options.clone().into_iter().collect(),
-        partition_columns: Vec::new(),
-        schema: None,
-    };
-    let told = |error| statement_problem(&error);
-    if created.or_replace {
-        session.deregister_table(created.name.clone()).map_err(told)?;
-    }
-    let table = FilesTable::open(&session.state(), definition).await.map_err(told)?;
-    session
-        .register_table(created.name.clone(), Arc::new(table))
-        .map_err(told)?;
-    Ok(())
 }

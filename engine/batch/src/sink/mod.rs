@@ -4,6 +4,7 @@
 //! [`Write::plan`], whose tasks leave parts that nobody sees; [`Write::commit`] makes them the result. The protocol is that
 //! of `trireme_batch_durable::commit`; here is what turns SQL into it.
 
+mod created;
 mod destination;
 mod encode;
 mod exec;
@@ -28,7 +29,8 @@ use trireme_spec::problem::{ErrorCode, Problem};
 use crate::problems::{causes, problem_of_cause};
 use crate::statements::statement_problem;
 
-pub use destination::{Destination, destination_of, register_created};
+pub use created::{Created, Home};
+pub use destination::{Destination, destination_of, insert_mode};
 pub use exec::{PartSinkExec, SinkOrder, decode_sink, encode_sink};
 pub use pending::PendingWrite;
 pub use reader::recorded_files;
