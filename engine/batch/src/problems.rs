@@ -14,6 +14,7 @@ use trireme_core::store::{StoreError, StoreFault};
 use trireme_spec::problem::{ErrorCode, Location, Problem};
 
 use crate::causes::chain;
+use crate::panics::Panic;
 
 /// What `error` means for the person who wrote the job. `source` names the text that spans in the error refer to.
 pub fn problem_of(error: &DataFusionError, source: &str) -> Problem {
@@ -142,7 +143,9 @@ fn of_datafusion(error: &DataFusionError) -> Problem {
             "the statement is nested too deeply for the parser's recursion limit",
         )
         .remedy("take it apart: a view or WITH can name the inner parts"),
-        DataFusionError::ExecutionJoin(join) if join.is_panic() => crate::panics::problem_of_last(),
+        DataFusionError::ExecutionJoin(join) if join.is_panic() => {
+            Panic::of_task(join).map_or_else(|| Problem::new(ErrorCode::Internal, text), |panic| panic.problem())
+        }
         DataFusionError::SQL(..) => Problem::new(ErrorCode::SqlSyntax, sql_text(&error.strip_backtrace()))
             .remedy("the statement does not parse; check the text near that position"),
         DataFusionError::SchemaError(schema, _) => of_schema(schema),

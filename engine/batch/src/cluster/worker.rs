@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -38,6 +39,7 @@ use super::codec::PlanCodec;
 use super::settings::worker_settings;
 use super::task::{StageOrder, TaskEnvironment, TaskFailure, TaskOrder, TaskReport, classify, run_task};
 use super::worker_facts::WorkerFacts;
+use crate::panics::{Panic, catch};
 use crate::problems::causes;
 use crate::session::{Resources, runtime};
 
@@ -287,24 +289,23 @@ impl Attached {
         let work = work.instrument(span.clone());
         let attempt = async move {
             // A task of its own, so that a panic in user data costs one attempt and not the worker.
-            let outcome = tokio::spawn(work).await;
+            let outcome = tokio::spawn(catch(work)).await;
             let spilled = match &outcome {
-                Ok(Ok(report)) => report.spilled_bytes,
-                Ok(Err(_)) | Err(_) => 0,
+                Ok(Ok(Ok(report))) => report.spilled_bytes,
+                Ok(Ok(Err(_)) | Err(_)) | Err(_) => 0,
             };
             facts.ended(task, spilled);
-            match outcome {
-                Ok(Ok(report)) => {
+            let failure = match outcome {
+                Ok(Ok(Ok(report))) => {
                     // First what it cost, so that who hears of the end knows all of it. A driver that is gone wants neither.
                     drop(link.send(ToDriver::Heartbeat(facts.heartbeat())).await);
-                    report_success(&link, task, &report).await;
+                    return report_success(&link, task, &report).await;
                 }
-                Ok(Err(error)) => report_failure(&link, task, classify(&error)).await,
-                Err(_) => {
-                    let problem = crate::panics::problem_of_last();
-                    report_failure(&link, task, TaskFailure::Application(problem)).await;
-                }
-            }
+                Ok(Ok(Err(error))) => classify(&error),
+                Ok(Err(panic)) => TaskFailure::Application(panic.problem()),
+                Err(error) => of_end(&error),
+            };
+            report_failure(&link, task, failure).await;
         };
         self.running.spawn_on(attempt.instrument(span), &self.compute);
     }
@@ -331,6 +332,14 @@ impl Attached {
                 tracing::warn!(folder = %folder.display(), %error, "a run's files could not be removed");
             }
         });
+    }
+}
+
+/// What it means that a task ended otherwise than by returning: it panicked once more as it was taken apart, or was cut off.
+fn of_end(error: &JoinError) -> TaskFailure {
+    match Panic::of_task(error) {
+        Some(panic) => TaskFailure::Application(panic.problem()),
+        None => TaskFailure::Cancelled,
     }
 }
 

@@ -11,12 +11,14 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::StreamExt;
 use futures::future::ready;
-use futures::{FutureExt, StreamExt};
+use tokio::task::JoinError;
 use trireme_spec::problem::{ErrorClass, ErrorCode, Problem};
 
 use super::arrow_files::ArrowScan;
-use crate::panics::problem_of_last;
+use crate::causes::chain;
+use crate::panics::{Panic, catch};
 use crate::problems::{carried, problem_of, told};
 use crate::through::ThroughExec;
 
@@ -52,7 +54,7 @@ fn told_by_file(scan: Arc<dyn ExecutionPlan>) -> ThroughExec {
         let place = place(scan, partition);
         let told = AssertUnwindSafe(rows).catch_unwind().map(move |item| match item {
             Ok(rows) => rows.map_err(|error| of_file(error, &place)),
-            Err(_) => Err(told(damaged(problem_of_last(), &place))),
+            Err(payload) => Err(told(undecodable(&Panic::of_payload(payload.as_ref()), &place))),
         });
         // After a panic, the scan is in no state to go on.
         told.scan(false, |failed, item| {
@@ -83,15 +85,20 @@ fn place(scan: &dyn ExecutionPlan, partition: usize) -> String {
 /// # Errors
 /// Those of `work`, blamed on the files where nothing else is known to be at fault, and its panic.
 pub async fn looking_into<T>(place: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match AssertUnwindSafe(work).catch_unwind().await {
+    match catch(work).await {
         Ok(done) => done.map_err(|error| of_file(error, place)),
-        Err(_) => Err(told(damaged(problem_of_last(), place))),
+        Err(panic) => Err(told(undecodable(&panic, place))),
     }
 }
 
 fn of_file(error: DataFusionError, place: &str) -> DataFusionError {
     if carried(&error).is_some() {
         return error;
+    }
+    // Some decoders work in tasks of their own.
+    let join = chain(&error).find_map(|cause| cause.downcast_ref::<JoinError>());
+    if let Some(panic) = join.and_then(Panic::of_task) {
+        return told(undecodable(&panic, place));
     }
     let mut problem = problem_of(&error, "");
     match (problem.code, problem.code.class()) {
@@ -102,6 +109,12 @@ fn of_file(error: DataFusionError, place: &str) -> DataFusionError {
         }
         _ => error,
     }
+}
+
+/// Whoever decodes a file panics on what it does not expect in one.
+fn undecodable(panic: &Panic, place: &str) -> Problem {
+    let text = format!("a file cannot be decoded: {}", panic.text());
+    damaged(Problem::new(ErrorCode::DataMalformed, text), place)
 }
 
 fn naming(text: String, place: &str) -> String {
@@ -121,4 +134,38 @@ fn damaged(problem: Problem, place: &str) -> Problem {
         _ => usual(),
     };
     Problem::new(ErrorCode::DataMalformed, text).remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(error: &DataFusionError) -> (ErrorCode, String) {
+        let problem = problem_of(error, "");
+        (problem.code, problem.message)
+    }
+
+    /// The same text, as a decoder and as a function of SQL would say it.
+    #[tokio::test]
+    async fn a_panic_speaks_of_a_file_only_where_one_is_read() {
+        let panics = || async {
+            if true {
+                panic!("byte array offset overflow")
+            }
+        };
+        let join = tokio::spawn(panics()).await.unwrap_err();
+        let error = DataFusionError::ExecutionJoin(Box::new(join));
+        assert_eq!(problem(&error).0, ErrorCode::Internal);
+        let expected = "/t/a.parquet: a file cannot be decoded: byte array offset overflow".to_owned();
+        let in_task = of_file(error, "/t/a.parquet");
+        assert_eq!(problem(&in_task), (ErrorCode::DataMalformed, expected.clone()));
+        let looking = looking_into("/t/a.parquet", async {
+            panics().await;
+            Ok(())
+        });
+        assert_eq!(
+            problem(&looking.await.unwrap_err()),
+            (ErrorCode::DataMalformed, expected)
+        );
+    }
 }
