@@ -15,7 +15,7 @@ ENTRIES: Entries = {"usr/bin/tool": File(b"program", 0o755), "bin/tool": Link(".
 
 
 def image(*layers: Layer) -> Image:
-    return Image("trireme.dev/engine:1", "amd64", list(layers), ["/usr/bin/tool"], "65532:65532", {"PATH": "/usr/bin"}, {"a": "b"})
+    return Image("localhost/trireme/engine:1", "amd64", list(layers), ["/usr/bin/tool"], "65532:65532", {"PATH": "/usr/bin"}, {"a": "b"})
 
 
 def written(*layers: Layer) -> bytes:
@@ -34,7 +34,7 @@ class ArchiveTest(unittest.TestCase):
     def test_manifest_names_configuration_and_layers_by_their_digests(self):
         archive = tarfile.open(fileobj=io.BytesIO(written(Layer(ENTRIES, "one"), Layer({"etc/name": File(b"x")}, "two"))))
         [manifest] = json.load(archive.extractfile("manifest.json"))
-        self.assertEqual(manifest["RepoTags"], ["trireme.dev/engine:1"])
+        self.assertEqual(manifest["RepoTags"], ["localhost/trireme/engine:1"])
         configuration = archive.extractfile(manifest["Config"]).read()
         self.assertEqual(manifest["Config"], hashlib.sha256(configuration).hexdigest() + ".json")
         digests = [hashlib.sha256(archive.extractfile(layer).read()).hexdigest() for layer in manifest["Layers"]]
