@@ -297,3 +297,51 @@ fn assert_table(output: &Output, cells: &[&str]) {
         assert!(output.stdout.contains(cell), "no {cell} in\n{output}");
     }
 }
+/// What later statements read is not there: it would have been written by earlier ones.
+#[test]
+fn explain_takes_what_earlier_statements_write_as_written() {
+    let scratch = Scratch::new();
+    let sql = "CREATE TABLE big AS SELECT n_name, n_regionkey FROM tpch.tiny.nation WHERE n_nationkey > 3;\n\
+               INSERT INTO big SELECT r_name, 0 FROM tpch.tiny.region;\n\
+               COPY big TO 'out/' STORED AS PARQUET PARTITIONED BY (n_regionkey);\n\
+               CREATE EXTERNAL TABLE outcome STORED AS PARQUET PARTITIONED BY (n_regionkey) LOCATION 'out/';\n\
+               SELECT n_regionkey, count(n_name) FROM outcome GROUP BY n_regionkey;\n\
+               CREATE OR REPLACE TABLE big AS SELECT 1 AS one;\n\
+               SELECT one FROM big";
+    let explain = |sql: &str| {
+        let explain = trireme(["explain", "-f", "-"]).stdin(batch_job(sql, "storage: store"));
+        explain.directory(scratch.path()).run()
+    };
+    let output = explain(sql).succeeded();
+    for told in [
+        "Statement 7 of 7",
+        "writes parquet to store/tables/<run>/1-big\n",
+        "writes parquet to store/tables/<run>/6-big\n",
+        "writes parquet to out/\n",
+    ] {
+        assert!(output.stdout.contains(told), "{told} is not in\n{output}");
+    }
+    assert_eq!(
+        output.stdout.matches("to store/tables/<run>/1-big\n").count(),
+        2,
+        "{output}"
+    );
+    assert_eq!(
+        std::fs::read_dir(scratch.path()).unwrap().count(),
+        0,
+        "nothing is written"
+    );
+
+    let output = explain("SELECT 1 AS one;\nSELECT two FROM nowhere;\nSELECT 3").exited(3);
+    for told in [
+        "Statement 1 of 3",
+        "In one process",
+        "Statement 2 of 3",
+        "cannot be planned",
+    ] {
+        assert!(output.stdout.contains(told), "{told} is not in\n{output}");
+    }
+    assert!(!output.stdout.contains("Statement 3 of 3"), "{output}");
+    assert!(output.stderr.contains("statement 2 of 3"), "{output}");
+}
+

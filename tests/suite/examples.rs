@@ -25,6 +25,11 @@ fn every_example_validates_and_runs() {
         let _ = trireme(["validate".into(), "-f".into(), file.clone()])
             .run()
             .succeeded();
+        let explained = trireme(["explain".into(), "-f".into(), name.to_owned()])
+            .directory(scratch.path())
+            .run()
+            .succeeded();
+        assert!(explained.stdout.contains("On workers"), "{explained}");
         let output = trireme(["run".into(), "-f".into(), name.to_owned()])
             .directory(scratch.path())
             .run()

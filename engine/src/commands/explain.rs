@@ -21,7 +21,7 @@ use crate::process::{self, Scratch};
 /// Shows limits, or the plans and stages of a job.
 ///
 /// # Errors
-/// A manifest or statement that cannot be planned.
+/// A manifest that cannot be read; the first statement that cannot be planned, after the plans of those before it.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
     if args.limits {
         let text = Limits::default()
@@ -35,7 +35,9 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
     };
     let job = read_job(file, Target::Local).map_err(first_after_telling)?;
     enter_folder_of(file)?;
-    let order = order(&job, &job.spec.storage.clone().unwrap_or_default(), 0)?;
+    let folder = job.spec.storage.as_deref().unwrap_or("<scratch>");
+    let mut order = order(&job, &format!("{}/tables", folder.trim_end_matches('/')), 0)?;
+    order.writer.run = "<run>".to_owned();
     let executor = &job.spec.executors;
     let cores = executor.cores as usize;
     let (slots, memory) = (
@@ -50,11 +52,11 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, Problem> {
     };
     let scratch = Scratch::open(&all)?;
     let resources = process::resources(&all, &scratch, process::credentials(&args.stores, true));
-    let text = process::run_to_end(resources.cores, async {
+    let explained = process::run_to_end(resources.cores, async {
         let session =
             session::session(&resources, &LocalEngine).map_err(|error| problem_of(&error, "the engine's settings"))?;
         explain(&Arc::new(order), &session, slots, memory).await
     })?;
-    output::line(&text)?;
-    Ok(ExitCode::SUCCESS)
+    output::line(&explained.text)?;
+    explained.failure.map_or(Ok(ExitCode::SUCCESS), Err)
 }
