@@ -63,6 +63,14 @@ pub fn listeners(process: Pid) -> Vec<SocketAddr> {
     listening.map(|row| address(&row[1])).collect()
 }
 
+/// How many connections this machine has to a port that is listened on at `address`, as the ends that dialled see them.
+pub fn connections_to(address: SocketAddr) -> usize {
+    // Column 2 is the remote address, column 3 the state (01: established).
+    let rows = table_rows(std::process::id() as i32, "tcp");
+    rows.filter(|row| row[3] == "01" && self::address(&row[2]) == address)
+        .count()
+}
+
 fn table_rows(pid: i32, table: &str) -> impl Iterator<Item = Vec<String>> {
     // A machine without IPv6 has no such table.
     let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
@@ -97,7 +105,7 @@ pub fn command_line(process: Pid) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
@@ -108,7 +116,11 @@ mod tests {
     #[test]
     fn our_own_listener_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(listeners(getpid()).contains(&listener.local_addr().unwrap()));
+        let address = listener.local_addr().unwrap();
+        assert!(listeners(getpid()).contains(&address));
+        assert_eq!(connections_to(address), 0);
+        let _dialled = TcpStream::connect(address).unwrap();
+        assert_eq!(connections_to(address), 1);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod fuzz;
 mod kills;
 mod large_copy;
 mod leaving;
+mod lost_machines;
 mod memory;
 mod pods;
 mod recovery;

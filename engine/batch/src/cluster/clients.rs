@@ -15,6 +15,7 @@ use ballista_core::utils::GrpcClientConfig;
 use parking_lot::Mutex;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use trireme_core::tls::{Role, TlsFiles};
+use trireme_spec::limits::Limits;
 
 /// Idle connections kept for each peer: as many as a task fetches blocks of one peer at a time.
 const IDLE_PER_PEER_MAX: usize = 4;
@@ -22,8 +23,17 @@ const IDLE_PER_PEER_MAX: usize = 4;
 /// A connection idle for longer is closed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// A worker that does not accept a connection within this time is taken for unreachable.
+/// A worker that does not accept a connection, or does not get through the handshake on it, within this time is taken for
+/// unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection that has been quiet for so long is asked whether its peer is there. Who only reads from a machine that vanished
+/// would wait for ever: nothing it sends is refused, because it sends nothing.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A peer that does not answer that in so long is gone: as long as the driver takes to give a silent worker up. Less would cut
+/// off readers whose threads are all computing, among which the answer is waited for.
+const KEEPALIVE_TIMEOUT: Duration = Limits::DEFAULT.worker_silence_max.get();
 
 type Peer = (String, u16);
 
@@ -107,15 +117,23 @@ impl BallistaClientPool for ClientPool {
     }
 }
 
-/// Puts the job's TLS on a connection to a worker, from the files as they are when it is made.
+/// Puts the job's TLS on a connection to a worker, from the files as they are when it is made, and sees to it that a worker that
+/// is gone is noticed.
 pub fn endpoint_tls(files: TlsFiles) -> EndpointOverrideFn {
     Arc::new(move |endpoint| {
         let (ca, cert, key) = (fs::read(&files.ca)?, fs::read(&files.cert)?, fs::read(&files.key)?);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(ca))
             .identity(Identity::from_pem(cert, key))
-            .domain_name(Role::Worker.dns_name());
+            .domain_name(Role::Worker.dns_name())
+            // The other timeout ends where the handshake begins.
+            .timeout(CONNECT_TIMEOUT);
         let endpoint = endpoint.tls_config(tls)?;
-        Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
+        Ok(endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true))
     })
 }
