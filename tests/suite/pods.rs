@@ -303,6 +303,29 @@ fn workers_outlive_a_driver_that_is_told_to_end() {
 }
 
 #[test]
+fn a_worker_does_not_go_back_to_a_driver_that_was_replaced() {
+    let pods = Pods::new();
+    let job = batch_job(LONG, "");
+    let mut second = pods.driver(&job, &["--run", "a", "--generation", "2"]);
+    let mut worker = pods.worker("worker-1", &second.control, &[]);
+    second.cluster.wait_until("a task", |log| !log.launches.is_empty());
+    let control = second.control.clone();
+    let _ = second.kill();
+
+    let of = |generation| ["--run", "a", "--generation", generation, "--control", &control];
+    let first = pods.driver(&job, &of("1"));
+    worker.wait_for("its refusal", LIMIT, |line| {
+        line.text.contains("generation 1 was replaced by that of generation 2")
+    });
+    let output = first.kill();
+    assert!(!output.stderr.contains("task reported"), "{output}");
+
+    let third = pods.driver(&job, &of("3"));
+    assert_eq!(third.cluster.wait().0.succeeded().stdout, "b\ntrue\n");
+    let _ = worker.wait().succeeded();
+}
+
+#[test]
 fn a_worker_that_is_told_to_end_does_not_wait_for_an_address_that_says_nothing() {
     let pods = Pods::new();
     // The kernel accepts for it; its next word would be the driver's part of a handshake.

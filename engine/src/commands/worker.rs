@@ -129,7 +129,8 @@ fn host_and_port(host: &str, port: u16) -> String {
     }
 }
 
-/// Attaches to the driver again and again until it sends the worker home.
+/// Attaches to the driver again and again until it sends the worker home, or to the one that follows it; never to one that was
+/// followed before.
 async fn attend(
     worker: &Worker,
     dialer: &Dialer,
@@ -137,11 +138,13 @@ async fn attend(
     mut hello: Hello,
     drain: CancellationToken,
 ) -> Result<ExitCode, Problem> {
+    let mut newest = 0;
     loop {
         hello.incarnation = trireme_batch::incarnation();
-        let Some(attachment) = reach(dialer, driver, &hello, &drain).await? else {
+        let Some(attachment) = reach(dialer, driver, &hello, newest, &drain).await? else {
             return Ok(ExitCode::SUCCESS);
         };
+        newest = attachment.welcome.generation;
         let ended = worker.serve(attachment, drain.clone()).await;
         match ended.map_err(|error| Problem::new(ErrorCode::LimitSpill, error.to_string()))? {
             Ended::Shutdown { reason } => {
@@ -161,11 +164,12 @@ async fn attend(
     }
 }
 
-/// Attaches, as soon as the driver can be reached. `None` when the worker was told to end instead.
+/// Attaches, as soon as a driver of generation `newest` or later can be reached. `None` when the worker was told to end instead.
 async fn reach(
     dialer: &Dialer,
     driver: &str,
     hello: &Hello,
+    newest: u64,
     drain: &CancellationToken,
 ) -> Result<Option<Attachment>, Problem> {
     let patience = Limits::default().executor_wait_max.get();
@@ -173,7 +177,7 @@ async fn reach(
     loop {
         // Whoever was told to end waits for nothing, least of all for an address that does not answer.
         let outcome = tokio::select! {
-            outcome = try_once(dialer, driver, hello) => outcome?,
+            outcome = try_once(dialer, driver, hello, newest) => outcome?,
             () = drain.cancelled() => return Ok(None),
         };
         let reason = match outcome {
@@ -198,19 +202,30 @@ enum Try {
 }
 
 /// Looks the driver's name up and attaches to what it leads to.
-async fn try_once(dialer: &Dialer, driver: &str, hello: &Hello) -> Result<Try, Problem> {
+async fn try_once(dialer: &Dialer, driver: &str, hello: &Hello, newest: u64) -> Result<Try, Problem> {
     let channel = match dialer.connect(driver, Role::Driver).await {
         Ok(channel) => channel,
         Err(error) => return Ok(Try::Failed { reason: causes(&error) }),
     };
     match attach(channel, hello.clone(), &ControlLimits::default()).await {
-        Ok(attachment) => Ok(Try::Attached(Box::new(attachment))),
+        Ok(attachment) => Ok(unless_replaced(attachment, newest)),
         Err(error) if error.is_retryable() => Ok(Try::Failed { reason: causes(&error) }),
         Err(error) => Err(Problem::new(ErrorCode::NetworkTls, causes(&error)).remedy(
             "driver and workers must be of one version and hold certificates of one job; one that was declared gone is \
              not let in again",
         )),
     }
+}
+
+/// A driver of an older generation than one already seen has been replaced, and may not know it yet: what it would have done
+/// here is to nobody's use, and its successor waits for this worker. Dropping the attachment ends its stream.
+fn unless_replaced(attachment: Attachment, newest: u64) -> Try {
+    let generation = attachment.welcome.generation;
+    if generation >= newest {
+        return Try::Attached(Box::new(attachment));
+    }
+    let reason = format!("the driver of generation {generation} was replaced by that of generation {newest}");
+    Try::Failed { reason }
 }
 
 fn serve_http(
