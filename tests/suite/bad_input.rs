@@ -265,7 +265,9 @@ fn files() {
     scratch.write("ragged.csv", "a,b\n1,2\n3\n");
     scratch.write("broken.json", "{\"a\": 1}\n{\"a\": \n");
     scratch.write("broken.csv.gz", "no gzip");
+    scratch.write("broken.csv.zst", "no frame of Zstandard");
     scratch.write("partly.csv", format!("a\n{}words\n", "1\n".repeat(5_000)));
+    let long = "x".repeat(300);
     let cases: &[(&str, &str, &str, &str)] = &[
         ("nowhere.parquet", "parquet", "DATA-NOT-FOUND", "nowhere.parquet"),
         ("nowhere/*.csv", "csv", "DATA-NOT-FOUND", "nowhere"),
@@ -276,6 +278,8 @@ fn files() {
         ("ragged.csv", "csv", "DATA-MALFORMED", "ragged.csv"),
         ("broken.json", "json", "DATA-MALFORMED", "broken.json"),
         ("broken.csv.gz", "csv", "DATA-MALFORMED", "broken.csv.gz"),
+        ("broken.csv.zst", "csv", "DATA-MALFORMED", "broken.csv.zst"),
+        (&long, "csv", "DATA-IO", "255 bytes"),
         ("partly.csv", "csv", "DATA-MALFORMED", "partly.csv"),
     ];
     for (file, format, code, says) in cases {
@@ -293,6 +297,17 @@ fn destinations() {
         .stdin(batch_job("SELECT 1 AS x", &fields))
         .run();
     assert_error(&output, 4, "DATA-DESTINATION-EXISTS", &["taken"]);
+
+    // A folder's name, and one made of a value.
+    let long = "x".repeat(300);
+    let out = scratch.path().join("out").display().to_string();
+    for sql in [
+        format!("COPY (SELECT 1 AS n) TO '{out}/{long}/' STORED AS PARQUET"),
+        format!("COPY (SELECT 1 AS n, '{long}' AS day) TO '{out}/' STORED AS PARQUET PARTITIONED BY (day)"),
+    ] {
+        let output = trireme(["run", "-f", "-"]).stdin(batch_job(&sql, "")).run();
+        assert_error(&output, 4, "DATA-IO", &["File name too long", "255 bytes"]);
+    }
 }
 
 #[test]

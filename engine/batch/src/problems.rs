@@ -248,22 +248,62 @@ fn malformed(text: String) -> Problem {
         .remedy("check the file, and that `format`, `compression` and `options` describe it")
 }
 
+/// The kernel's number for "too many open files", which has no kind of its own.
+const EMFILE: i32 = 24;
+
 fn of_io(error: &io::Error) -> Problem {
+    of_io_told(error, error.to_string())
+}
+
+/// What `error` means, told as `text`.
+fn of_io_told(error: &io::Error, text: String) -> Problem {
+    use io::ErrorKind as Kind;
     match error.kind() {
-        io::ErrorKind::NotFound => Problem::new(ErrorCode::DataNotFound, error.to_string()).remedy(
+        Kind::NotFound | Kind::NotADirectory => Problem::new(ErrorCode::DataNotFound, text).remedy(
             "check the location; relative paths start at the manifest's folder, without one at the working folder",
         ),
-        io::ErrorKind::PermissionDenied => Problem::new(ErrorCode::CredentialsRefused, error.to_string())
+        Kind::PermissionDenied => Problem::new(ErrorCode::CredentialsRefused, text)
             .remedy("give the user that runs the process the right to this file"),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Problem::new(ErrorCode::LimitSpill, error.to_string()).remedy("free some space on the disk")
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            Problem::new(ErrorCode::LimitSpill, text).remedy("free some space on the disk")
         }
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
-            malformed(error.to_string())
-        }
-        io::ErrorKind::TimedOut => Problem::new(ErrorCode::NetworkTimeout, error.to_string()),
-        _ => Problem::new(ErrorCode::NetworkUnreachable, error.to_string()),
+        Kind::InvalidData | Kind::InvalidInput | Kind::UnexpectedEof => malformed(text),
+        Kind::TimedOut => Problem::new(ErrorCode::NetworkTimeout, text),
+        kind if is_network(kind) => Problem::new(ErrorCode::NetworkUnreachable, text),
+        Kind::InvalidFilename => Problem::new(ErrorCode::DataIo, text)
+            .remedy("shorten it: file systems take names of up to 255 bytes")
+            .retryable(false),
+        Kind::ReadOnlyFilesystem => Problem::new(ErrorCode::DataIo, text)
+            .remedy("choose a place that can be written to, or mount it so")
+            .retryable(false),
+        Kind::IsADirectory => Problem::new(ErrorCode::DataIo, text)
+            .remedy("check the location: a folder's ends with /")
+            .retryable(false),
+        _ => match error.raw_os_error() {
+            Some(EMFILE) => Problem::new(ErrorCode::DataIo, text).remedy("raise the limit of open files (ulimit -n)"),
+            // What a library says that has no kinds: a decompressor, for one. A scan knows of which file.
+            None if error.kind() == Kind::Other => Problem::new(ErrorCode::Internal, text),
+            Some(_) | None => Problem::new(ErrorCode::DataIo, text)
+                .remedy("look at the disk and at what the kernel's log says of it, then run the job again"),
+        },
     }
+}
+
+fn is_network(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        kind,
+        Kind::AddrInUse
+            | Kind::AddrNotAvailable
+            | Kind::BrokenPipe
+            | Kind::ConnectionAborted
+            | Kind::ConnectionRefused
+            | Kind::ConnectionReset
+            | Kind::HostUnreachable
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::NotConnected
+    )
 }
 
 fn of_store(error: &object_store::Error) -> Problem {
@@ -280,10 +320,20 @@ fn of_store(error: &object_store::Error) -> Problem {
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
                 Problem::new(ErrorCode::DataCommitConflict, text)
             }
+            // No network is between us and a local file, whose path is in the text.
+            object_store::Error::Generic { store: LOCAL, .. } => {
+                match chain(error).find_map(|cause| cause.downcast_ref()) {
+                    Some(cause) => of_io_told(cause, text),
+                    None => Problem::new(ErrorCode::DataIo, text).remedy("look at the file and at its disk"),
+                }
+            }
             _ => Problem::new(ErrorCode::NetworkUnreachable, text),
         },
     }
 }
+
+/// How the store of local files calls itself.
+const LOCAL: &str = "LocalFileSystem";
 
 /// The text of a store's error. A server answers in XML, of which the code and the message say what people need; the rest
 /// names keys and signatures.
@@ -367,4 +417,46 @@ fn first_line(text: &str) -> String {
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let chain = std::iter::successors(Some(error), |&error| error.source());
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(problem: &Problem) -> (ErrorCode, bool) {
+        assert!(problem.remedy.is_some(), "{problem}");
+        (problem.code, problem.retry)
+    }
+
+    #[test]
+    fn an_error_of_a_local_file_is_not_the_networks() {
+        // Linux's numbers: EIO, EMFILE, ENOTDIR, EISDIR, EROFS, ENAMETOOLONG, ECONNRESET, EHOSTUNREACH.
+        for (number, code, retry) in [
+            (5, ErrorCode::DataIo, true),
+            (EMFILE, ErrorCode::DataIo, true),
+            (20, ErrorCode::DataNotFound, false),
+            (21, ErrorCode::DataIo, false),
+            (30, ErrorCode::DataIo, false),
+            (36, ErrorCode::DataIo, false),
+            (104, ErrorCode::NetworkUnreachable, true),
+            (113, ErrorCode::NetworkUnreachable, true),
+        ] {
+            let error = || io::Error::from_raw_os_error(number);
+            let alone = problem_of(&DataFusionError::IoError(error()), "");
+            assert_eq!(told(&alone), (code, retry), "{alone}");
+            let stored = |store| object_store::Error::Generic {
+                store,
+                source: Box::new(error()),
+            };
+            let local = of_root(root(&stored(LOCAL)));
+            assert_eq!(told(&local), (code, retry), "{local}");
+            let far = of_root(root(&stored("S3")));
+            assert_eq!(far.code, ErrorCode::NetworkUnreachable, "{far}");
+        }
+        let unknown = problem_of(
+            &DataFusionError::IoError(io::Error::other("unknown frame descriptor")),
+            "",
+        );
+        assert_eq!(unknown.code, ErrorCode::Internal);
+    }
 }

@@ -163,6 +163,7 @@ error_codes! {
     DataMalformed = "DATA-MALFORMED", Data, User, false, "a file is corrupt or not in the declared format or compression";
     DataSchemaMismatch = "DATA-SCHEMA-MISMATCH", Data, User, false, "files of one table, or rows and their destination, disagree on columns or types";
     DataDestinationExists = "DATA-DESTINATION-EXISTS", Data, User, false, "the destination of a write already holds data";
+    DataIo = "DATA-IO", Data, External, true, "a disk or a file system could not read or write a file";
     DataCommitConflict = "DATA-COMMIT-CONFLICT", Data, External, true, "another writer or a newer driver committed to the destination first";
 
     CredentialsMissing = "CREDENTIALS-MISSING", Credentials, User, false, "a location needs credentials and none were found";

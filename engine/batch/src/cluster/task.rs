@@ -345,6 +345,8 @@ pub fn classify(error: &DataFusionError) -> TaskFailure {
     match (problem.code, problem.code.class()) {
         (ErrorCode::Cancelled, _) => TaskFailure::Cancelled,
         (ErrorCode::LimitSpill, _) => TaskFailure::Infrastructure { message: message() },
+        // Another worker has another disk.
+        (ErrorCode::DataIo, _) if problem.retry => TaskFailure::Infrastructure { message: message() },
         // Less may run beside the next attempt.
         (ErrorCode::LimitMemory, _) | (_, ErrorClass::Network) => TaskFailure::Application(problem.retryable(true)),
         _ => TaskFailure::Application(problem.retryable(false)),
@@ -454,6 +456,11 @@ mod tests {
                 "infrastructure",
             ),
             (&|| io(io::ErrorKind::StorageFull), "infrastructure"),
+            (
+                &|| DataFusionError::IoError(io::Error::from_raw_os_error(5)),
+                "infrastructure",
+            ),
+            (&|| io(io::ErrorKind::InvalidFilename), "DATA-IO retry=false"),
             (&cancelled, "cancelled"),
             (
                 &|| store(io::Error::from(io::ErrorKind::ConnectionReset)),
