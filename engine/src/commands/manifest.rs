@@ -5,12 +5,17 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use trireme_batch::job::{JobOrder, parameter_value};
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast;
+use trireme_batch::job::{JobOrder, check_sql, parameter_value};
 use trireme_batch::sink::Writer;
 use trireme_spec::batch_job::BatchJob;
 use trireme_spec::limits::Limits;
 use trireme_spec::manifest::{Manifest, Target, read_manifest_for};
-use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::problem::{ErrorCode, Location, Problem};
+
+/// How errors call the statements of a job.
+const STATEMENTS: &str = "spec.sql";
 
 /// The text of `file`, or of standard input for `-`, and the name to call it by.
 ///
@@ -77,6 +82,42 @@ pub fn enter(folder: &Path) -> Result<(), Problem> {
     })
 }
 
+/// The file that has the statements of `job`, as the manifest names it.
+pub fn sql_file(job: &BatchJob) -> Option<&Path> {
+    job.spec.sql_from.as_ref()?.file.as_deref().map(Path::new)
+}
+
+/// `location`, in `source` if it is one in a job's statements, which errors take for a field of the manifest.
+pub fn in_source(location: Location, source: &str) -> Location {
+    match location.source == STATEMENTS {
+        true => Location {
+            source: source.to_owned(),
+            ..location
+        },
+        false => location,
+    }
+}
+
+/// A warning if `spec.result` has no effect: the last of the statements in `sql`, which parse, is no query.
+pub fn unused_result(job: &BatchJob, sql: &str) -> Option<String> {
+    job.spec.result.as_ref()?;
+    check_sql(sql, &Limits::default()).ok()?;
+    let statements = DFParser::parse_sql(sql).ok()?;
+    let is_query = match statements.back()? {
+        Statement::Statement(statement) => !matches!(
+            **statement,
+            ast::Statement::Insert(_)
+                | ast::Statement::CreateTable(_)
+                | ast::Statement::CreateView(_)
+                | ast::Statement::Drop { .. }
+                | ast::Statement::Set(_)
+        ),
+        Statement::CopyTo(_) | Statement::CreateExternalTable(_) | Statement::Explain(_) | Statement::Reset(_) => false,
+    };
+    let name = &job.metadata.name;
+    (!is_query).then(|| format!("warning: spec.result of job {name} has no effect: the last statement is no query"))
+}
+
 /// What an engine needs of `job`. Reads the file that `sqlFrom` names, relative to the folder that the process is in.
 /// `warehouse` is where tables go that are created without a location.
 ///
@@ -85,10 +126,9 @@ pub fn enter(folder: &Path) -> Result<(), Problem> {
 pub fn order(job: &BatchJob, warehouse: &str, preview_rows_max: usize) -> Result<JobOrder, Problem> {
     let limits = Limits::default();
     let spec = &job.spec;
-    let file = spec.sql_from.as_ref().and_then(|from| from.file.as_deref());
-    let sql = match (&spec.sql, file) {
+    let sql = match (&spec.sql, sql_file(job)) {
         (Some(sql), _) => sql.clone(),
-        (None, Some(file)) => read_text(Path::new(file), limits.manifest_bytes_max.get())?.1,
+        (None, Some(file)) => read_text(file, limits.manifest_bytes_max.get())?.1,
         (None, None) => {
             return Err(Problem::new(
                 ErrorCode::ManifestTarget,

@@ -30,6 +30,9 @@ pub fn run(args: &RunArgs, logging: Logging) -> Result<ExitCode, Problem> {
     let warehouse = scratch.path.join("tables").display().to_string();
     manifest::enter_folder_of(&args.file)?;
     let order = manifest::order(&job, &warehouse, args.output.max_rows as usize)?;
+    if let Some(warning) = manifest::unused_result(&job, &order.sql) {
+        output::error_line(&warning);
+    }
     if let Some(workers) = args.workers {
         return local_cluster::run(args, &job, &scratch, workers, logging);
     }
