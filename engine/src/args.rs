@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args as Group, Parser, Subcommand, ValueEnum};
 use trireme_spec::duration::Period;
 use trireme_spec::limits::Limits;
 use trireme_spec::quantity::Bytes;
@@ -87,11 +87,13 @@ pub enum Command {
 /// What one process may use.
 #[derive(Debug, Clone, Group)]
 pub struct ResourceArgs {
-    /// Threads that run plans [default: all of this machine].
+    /// Threads that run plans; of `run --workers`, tasks that each worker runs at once [default: all of this machine; with
+    /// --workers, spec.executors.cores].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Resources")]
     pub cores: Option<u32>,
-    /// Memory limit, such as 2Gi [default: the control group's, or else the machine's].
-    #[arg(long, value_name = "SIZE", help_heading = "Resources")]
+    /// Memory limit, such as 2Gi, at least 128Mi; of `run --workers`, that of each worker [default: the control group's, or else
+    /// the machine's; with --workers, spec.executors.memory].
+    #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Resources")]
     pub memory: Option<Bytes>,
     /// Folder for spilled data and shuffle files [default: a temporary one].
     #[arg(long, value_name = "DIR", value_parser = absolute, help_heading = "Resources")]
@@ -125,6 +127,9 @@ pub struct OutputArgs {
     /// Results as numbered blocks, for a parent that shows each once.
     #[arg(long, hide = true)]
     pub blocks: bool,
+    /// A folder that is gone when the command ends: tables below it are shown by their names.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub temporary: Option<PathBuf>,
 }
 
 /// How results are shown.
@@ -139,7 +144,7 @@ pub enum OutputFormat {
 }
 
 /// `trireme run`.
-#[derive(Debug, Group)]
+#[derive(Debug, Clone, Group)]
 pub struct RunArgs {
     /// The manifest; `-` reads standard input.
     #[arg(long, short, value_name = "FILE")]
@@ -157,12 +162,13 @@ pub struct RunArgs {
 
 /// `trireme sql`.
 #[derive(Debug, Group)]
+#[command(group = ArgGroup::new("statements").required(true).args(["command", "file"]))]
 pub struct SqlArgs {
     /// Statements, separated by semicolons.
-    #[arg(long, short = 'c', value_name = "SQL", required_unless_present = "file")]
+    #[arg(long, short = 'c', value_name = "SQL")]
     pub command: Option<String>,
     /// A file with statements; `-` reads standard input.
-    #[arg(long, short, value_name = "FILE", conflicts_with = "command")]
+    #[arg(long, short, value_name = "FILE")]
     pub file: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -195,9 +201,10 @@ pub enum Target {
 
 /// `trireme explain`.
 #[derive(Debug, Group)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["file", "limits"]))]
 pub struct ExplainArgs {
     /// The manifest; `-` reads standard input.
-    #[arg(long, short, value_name = "FILE", required_unless_present = "limits")]
+    #[arg(long, short, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Show stages as on this many workers.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -316,6 +323,18 @@ pub struct WorkerArgs {
     pub stores: StoreArgs,
 }
 
+/// An amount of memory that a process can do with, as in a manifest.
+fn memory(text: &str) -> Result<Bytes, String> {
+    let (least, most) = (Limits::DEFAULT.memory_min, Limits::DEFAULT.memory_max);
+    let memory: Bytes = text
+        .parse()
+        .map_err(|error| format!("{error}; an amount is 512Mi, 2Gi or 1.5G"))?;
+    match (least..=most).contains(&memory) {
+        true => Ok(memory),
+        false => Err(format!("{least} to {most} are allowed")),
+    }
+}
+
 /// A run's id is part of the name of its journal, so it must not lead elsewhere.
 fn run_id(text: &str) -> Result<String, String> {
     let fits = (1..=64).contains(&text.len());
@@ -334,5 +353,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_has_the_bounds_of_a_manifest() {
+        assert_eq!(memory("128Mi"), Ok(Limits::DEFAULT.memory_min));
+        for text in ["1", "127Mi", "17Ti", "much"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
     }
 }

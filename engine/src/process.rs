@@ -16,7 +16,7 @@ use trireme_core::tls::TlsError;
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::allocator::keep_freed_memory;
-use crate::args::{ResourceArgs, StoreArgs};
+use crate::args::{OutputArgs, ResourceArgs, StoreArgs};
 
 /// Exit code of a process that a second Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
@@ -94,7 +94,7 @@ pub fn end_with_stdin() {
 pub struct Scratch {
     pub path: PathBuf,
     /// Removes the folder when dropped.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
 }
 
 impl Scratch {
@@ -108,7 +108,7 @@ impl Scratch {
                 std::fs::create_dir_all(path).map_err(|error| no_folder(path, &error))?;
                 Ok(Self {
                     path: path.clone(),
-                    _temporary: None,
+                    temporary: None,
                 })
             }
             None => {
@@ -116,9 +116,17 @@ impl Scratch {
                 let folder = made.map_err(|error| no_folder(&std::env::temp_dir(), &error))?;
                 Ok(Self {
                     path: folder.path().to_owned(),
-                    _temporary: Some(folder),
+                    temporary: Some(folder),
                 })
             }
+        }
+    }
+
+    /// `output`, knowing which folder is gone when the command ends.
+    pub fn shown(&self, output: &OutputArgs) -> OutputArgs {
+        OutputArgs {
+            temporary: self.temporary.as_ref().map(|folder| folder.path().to_owned()),
+            ..output.clone()
         }
     }
 }

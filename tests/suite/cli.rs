@@ -37,6 +37,18 @@ fn help_is_an_answer_and_wrong_usage_is_an_error() {
 }
 
 #[test]
+fn what_is_missing_on_the_command_line_is_told_with_every_way_to_give_it() {
+    for (command, ways) in [("sql", ["--command", "--file"]), ("explain", ["--file", "--limits"])] {
+        let output = trireme([command]).run().exited(2);
+        for way in ways {
+            assert!(output.stderr.contains(way), "{way} is not in\n{output}");
+        }
+    }
+    let output = trireme(["sql", "--memory", "1", "-c", "SELECT 1"]).run().exited(2);
+    assert!(output.stderr.contains("128Mi to 16Ti"), "{output}");
+}
+
+#[test]
 fn hello_world_greets() {
     let hello = repository().join("manifests/examples/batch/hello.yaml");
     let output = trireme(["run", "-f"].map(Into::into).into_iter().chain([hello]))
@@ -112,6 +124,113 @@ fn sql_prints_text_json_and_csv() {
     assert_table(&sql("text"), &["a", "b", "1", "x"]);
     assert_eq!(sql("csv").stdout, "a,b\n1,x\n");
     assert_eq!(sql("json").json()["rows"], json!([{ "a": 1, "b": "x" }]));
+}
+
+#[test]
+fn a_table_that_is_cut_says_how_to_see_more() {
+    let output = trireme(["sql", "--max-rows", "2", "-c", "SELECT n_name FROM tpch.tiny.nation"])
+        .run()
+        .succeeded();
+    assert!(
+        output
+            .stdout
+            .ends_with("2 of 25 rows; --max-rows shows more, COPY keeps them all\n"),
+        "{output}"
+    );
+}
+
+/// Who writes statements alone has no fields to mend.
+#[test]
+fn errors_of_statements_alone_speak_of_no_manifest() {
+    let insert = "INSERT INTO tpch.tiny.nation SELECT * FROM tpch.tiny.nation";
+    for (sql, exit) in [
+        (";", 3),
+        ("SELEC 1", 3),
+        ("SELECT x FROM nowhere", 3),
+        ("SELECT nothing FROM tpch.tiny.nation", 3),
+        ("SELECT $limit", 3),
+        (insert, 3),
+        ("SELECT n_name, count(*) FROM tpch.tiny.nation", 3),
+    ] {
+        let output = trireme(["sql", "-q", "-c", sql]).run().exited(exit);
+        assert!(!output.stderr.contains("spec."), "{sql}\n{output}");
+    }
+    let scratch = Scratch::new();
+    let file = scratch.write("query.sql", "SELECT 1;\nSELECT nothing FROM tpch.tiny.nation");
+    let output = trireme(["sql", "-q", "-f", file.to_str().unwrap()]).run().exited(3);
+    assert!(output.stderr.contains("query.sql:2:8"), "{output}");
+    let long = scratch.write("long.sql", vec![b' '; (1 << 20) + 1]);
+    let output = trireme(["sql", "-f", long.to_str().unwrap()]).run().exited(2);
+    assert!(!output.stderr.contains("spec."), "{output}");
+}
+
+#[test]
+fn a_write_says_how_much_of_what_went_where() {
+    let scratch = Scratch::new();
+    let create = "CREATE TABLE visits AS SELECT 1 AS a";
+    let temporary = "wrote 1 row in 1 file to temporary table visits\n";
+    assert_eq!(trireme(["sql", "-c", create]).run().succeeded().stdout, temporary);
+    for workers in [&[][..], &["--workers", "1"]] {
+        let arguments = ["run", "-f", "-"].iter().chain(workers);
+        let output = trireme(arguments).stdin(batch_job(create, "")).run().succeeded();
+        assert_eq!(output.stdout, temporary, "{workers:?}");
+    }
+    let kept = trireme(["sql", "--scratch", "kept", "-c", create])
+        .directory(scratch.path())
+        .run()
+        .succeeded();
+    let (_, place) = kept.stdout.trim_end().split_once(" to ").unwrap();
+    assert!(scratch.path().join(place).join("_SUCCESS").is_file(), "{kept}");
+
+    let copy = "COPY (VALUES (1), (2)) TO 'two.csv' STORED AS CSV";
+    let output = trireme(["sql", "-c", copy]).directory(scratch.path()).run().succeeded();
+    assert_eq!(output.stdout, "wrote 2 rows in 1 file to two.csv\n");
+    assert!(
+        scratch.path().join("two.csv/_SUCCESS").is_file(),
+        "a destination is a folder"
+    );
+}
+
+#[test]
+fn a_result_of_no_query_is_warned_of() {
+    let scratch = Scratch::new();
+    let result = format!("result:\n  location: {}", scratch.path().join("out").display());
+    let of = |sql: &str, arguments: &[&str]| {
+        trireme(arguments.iter().chain(&["-f", "-"]))
+            .stdin(batch_job(sql, &result))
+            .run()
+            .succeeded()
+            .stderr
+    };
+    for command in [&["validate"][..], &["run", "-q"], &["run", "-q", "--workers", "1"]] {
+        let warning = "warning: spec.result of job test has no effect: the last statement is no query\n";
+        assert_eq!(
+            of("SELECT 1;\nCREATE VIEW v AS SELECT 2", command),
+            warning,
+            "{command:?}"
+        );
+    }
+    assert_eq!(of("CREATE VIEW v AS SELECT 2;\nSELECT 1", &["validate"]), "");
+}
+
+#[test]
+fn validate_reads_the_file_that_has_the_statements_where_there_is_one() {
+    let scratch = Scratch::new();
+    let manifest = batch_job("", "").replace("sql: |", "sqlFrom:\n    file: query.sql");
+    let job = scratch.write("jobs/job.yaml", manifest);
+    let validate = |target: &str| trireme(["validate", "--target", target, "-f", job.to_str().unwrap()]).run();
+    scratch.write("jobs/query.sql", "SELECT 1");
+    let _ = validate("local").succeeded();
+    let output = validate("kubernetes").exited(2);
+    for told in ["error[MANIFEST-TARGET]", "query.sql", "configMapKeyRef"] {
+        assert!(output.stderr.contains(told), "{told} is not in\n{output}");
+    }
+    scratch.write("jobs/query.sql", "SELECT 1;\nSELECT 'no end");
+    let output = validate("local").exited(3);
+    assert!(output.stderr.contains("error[SQL-SYNTAX]"), "{output}");
+    std::fs::remove_file(scratch.path().join("jobs/query.sql")).unwrap();
+    let output = validate("local").exited(2);
+    assert!(output.stderr.contains("error[MANIFEST-UNREADABLE]"), "{output}");
 }
 
 #[test]
@@ -194,6 +313,54 @@ fn explain_shows_plan_and_limits() {
     assert!(output.stdout.contains("Sort"), "{output}");
     let output = trireme(["explain", "--limits"]).run().succeeded();
     assert!(output.stdout.contains("statements"), "{output}");
+}
+
+/// What later statements read is not there: it would have been written by earlier ones.
+#[test]
+fn explain_takes_what_earlier_statements_write_as_written() {
+    let scratch = Scratch::new();
+    let sql = "CREATE TABLE big AS SELECT n_name, n_regionkey FROM tpch.tiny.nation WHERE n_nationkey > 3;\n\
+               INSERT INTO big SELECT r_name, 0 FROM tpch.tiny.region;\n\
+               COPY big TO 'out/' STORED AS PARQUET PARTITIONED BY (n_regionkey);\n\
+               CREATE EXTERNAL TABLE outcome STORED AS PARQUET PARTITIONED BY (n_regionkey) LOCATION 'out/';\n\
+               SELECT n_regionkey, count(n_name) FROM outcome GROUP BY n_regionkey;\n\
+               CREATE OR REPLACE TABLE big AS SELECT 1 AS one;\n\
+               SELECT one FROM big";
+    let explain = |sql: &str| {
+        let explain = trireme(["explain", "-f", "-"]).stdin(batch_job(sql, "storage: store"));
+        explain.directory(scratch.path()).run()
+    };
+    let output = explain(sql).succeeded();
+    for told in [
+        "Statement 7 of 7",
+        "writes parquet to store/tables/<run>/1-big\n",
+        "writes parquet to store/tables/<run>/6-big\n",
+        "writes parquet to out/\n",
+    ] {
+        assert!(output.stdout.contains(told), "{told} is not in\n{output}");
+    }
+    assert_eq!(
+        output.stdout.matches("to store/tables/<run>/1-big\n").count(),
+        2,
+        "{output}"
+    );
+    assert_eq!(
+        std::fs::read_dir(scratch.path()).unwrap().count(),
+        0,
+        "nothing is written"
+    );
+
+    let output = explain("SELECT 1 AS one;\nSELECT two FROM nowhere;\nSELECT 3").exited(3);
+    for told in [
+        "Statement 1 of 3",
+        "In one process",
+        "Statement 2 of 3",
+        "cannot be planned",
+    ] {
+        assert!(output.stdout.contains(told), "{told} is not in\n{output}");
+    }
+    assert!(!output.stdout.contains("Statement 3 of 3"), "{output}");
+    assert!(output.stderr.contains("statement 2 of 3"), "{output}");
 }
 
 #[test]
@@ -297,51 +464,3 @@ fn assert_table(output: &Output, cells: &[&str]) {
         assert!(output.stdout.contains(cell), "no {cell} in\n{output}");
     }
 }
-/// What later statements read is not there: it would have been written by earlier ones.
-#[test]
-fn explain_takes_what_earlier_statements_write_as_written() {
-    let scratch = Scratch::new();
-    let sql = "CREATE TABLE big AS SELECT n_name, n_regionkey FROM tpch.tiny.nation WHERE n_nationkey > 3;\n\
-               INSERT INTO big SELECT r_name, 0 FROM tpch.tiny.region;\n\
-               COPY big TO 'out/' STORED AS PARQUET PARTITIONED BY (n_regionkey);\n\
-               CREATE EXTERNAL TABLE outcome STORED AS PARQUET PARTITIONED BY (n_regionkey) LOCATION 'out/';\n\
-               SELECT n_regionkey, count(n_name) FROM outcome GROUP BY n_regionkey;\n\
-               CREATE OR REPLACE TABLE big AS SELECT 1 AS one;\n\
-               SELECT one FROM big";
-    let explain = |sql: &str| {
-        let explain = trireme(["explain", "-f", "-"]).stdin(batch_job(sql, "storage: store"));
-        explain.directory(scratch.path()).run()
-    };
-    let output = explain(sql).succeeded();
-    for told in [
-        "Statement 7 of 7",
-        "writes parquet to store/tables/<run>/1-big\n",
-        "writes parquet to store/tables/<run>/6-big\n",
-        "writes parquet to out/\n",
-    ] {
-        assert!(output.stdout.contains(told), "{told} is not in\n{output}");
-    }
-    assert_eq!(
-        output.stdout.matches("to store/tables/<run>/1-big\n").count(),
-        2,
-        "{output}"
-    );
-    assert_eq!(
-        std::fs::read_dir(scratch.path()).unwrap().count(),
-        0,
-        "nothing is written"
-    );
-
-    let output = explain("SELECT 1 AS one;\nSELECT two FROM nowhere;\nSELECT 3").exited(3);
-    for told in [
-        "Statement 1 of 3",
-        "In one process",
-        "Statement 2 of 3",
-        "cannot be planned",
-    ] {
-        assert!(output.stdout.contains(told), "{told} is not in\n{output}");
-    }
-    assert!(!output.stdout.contains("Statement 3 of 3"), "{output}");
-    assert!(output.stderr.contains("statement 2 of 3"), "{output}");
-}
-

@@ -27,6 +27,10 @@ pub fn run(args: &RunArgs, logging: Logging) -> Result<ExitCode, Problem> {
         return Ok(ExitCode::SUCCESS);
     }
     let scratch = Scratch::open(&args.resources)?;
+    let args = &RunArgs {
+        output: scratch.shown(&args.output),
+        ..args.clone()
+    };
     let warehouse = scratch.path.join("tables").display().to_string();
     manifest::enter_folder_of(&args.file)?;
     let order = manifest::order(&job, &warehouse, args.output.max_rows as usize)?;

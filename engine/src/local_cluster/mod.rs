@@ -186,6 +186,9 @@ impl<'a> LocalCluster<'a> {
         };
         let rows = self.args.output.max_rows.to_string();
         command.args(["--output", format, "--max-rows", &rows, "--blocks"]);
+        if let Some(folder) = &self.args.output.temporary {
+            command.arg("--temporary").arg(folder);
+        }
         if self.args.output.quiet {
             command.arg("--quiet");
         }

@@ -78,7 +78,7 @@ pub async fn show(args: &OutputArgs, mut events: mpsc::Receiver<JobEvent>) -> Re
 
 fn show_result(args: &OutputArgs, index: usize, total: usize, outcome: &StatementOutcome) -> Result<(), Problem> {
     let mut written = Vec::new();
-    write_result(&mut written, args.output, index, total, outcome).map_err(|error| unwritten(&error))?;
+    write_result(&mut written, args, index, total, outcome).map_err(|error| unwritten(&error))?;
     if !args.blocks {
         return text(&written);
     }
@@ -89,12 +89,12 @@ fn show_result(args: &OutputArgs, index: usize, total: usize, outcome: &Statemen
 
 fn write_result(
     out: &mut impl Write,
-    format: OutputFormat,
+    args: &OutputArgs,
     index: usize,
     total: usize,
     outcome: &StatementOutcome,
 ) -> io::Result<()> {
-    match (format, &outcome.result) {
+    match (args.output, &outcome.result) {
         (OutputFormat::Json, _) => rows::write_json(out, index, outcome),
         (OutputFormat::Text, StatementResult::Rows(preview)) => rows::write_table(out, preview),
         (OutputFormat::Csv, StatementResult::Rows(preview)) => rows::write_csv(out, preview),
@@ -104,14 +104,18 @@ fn write_result(
             } else {
                 String::new()
             };
-            writeln!(out, "{number}{}", rows::describe_write(written))
+            writeln!(
+                out,
+                "{number}{}",
+                rows::describe_write(written, args.temporary.as_deref())
+            )
         }
         (OutputFormat::Text, StatementResult::Earlier(kept)) => {
             if !kept.preview.is_empty() {
                 writeln!(out, "{}", kept.preview)?;
             }
-            let (number, rows) = (index + 1, kept.rows);
-            writeln!(out, "statement {number}: {rows} rows, shown by an earlier driver")
+            let (number, rows) = (index + 1, rows::count(kept.rows, "row"));
+            writeln!(out, "statement {number}: {rows}, shown by an earlier driver")
         }
         (OutputFormat::Csv, StatementResult::Written(_) | StatementResult::Earlier(_))
         | (OutputFormat::Csv | OutputFormat::Text, StatementResult::Session) => Ok(()),

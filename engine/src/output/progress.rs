@@ -88,7 +88,8 @@ impl Progress {
             let seconds = outcome.elapsed.as_secs_f64();
             let mut costs = costs(outcome.counters);
             if outcome.counters.rows_read > 0 {
-                costs = format!(", {} rows read{costs}", HumanCount(outcome.counters.rows_read));
+                let plural = if outcome.counters.rows_read == 1 { "" } else { "s" };
+                costs = format!(", {} row{plural} read{costs}", HumanCount(outcome.counters.rows_read));
             }
             let line = format!("✓ {} ({seconds:.1} s{costs})", self.statement);
             bars.all.suspend(|| super::error_line(&line));

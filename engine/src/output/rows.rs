@@ -1,6 +1,7 @@
 //! Results as text tables, JSON lines and CSV.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::csv;
@@ -15,14 +16,13 @@ use trireme_batch::sink::Written;
 pub fn write_table(out: &mut impl Write, preview: &Preview) -> io::Result<()> {
     let table = pretty_format_batches_with_schema(preview.schema.clone(), &preview.batches).map_err(unprintable)?;
     writeln!(out, "{table}")?;
-    let shown = shown(preview);
-    let plural = if preview.rows_total == 1 { "" } else { "s" };
-    match shown == preview.rows_total {
-        true => writeln!(out, "{shown} row{plural}"),
+    let (shown, total) = (shown(preview), preview.rows_total);
+    match shown == total {
+        true => writeln!(out, "{}", count(total, "row")),
         false => writeln!(
             out,
-            "{shown} of {} row{plural}; spec.result.location keeps them all",
-            preview.rows_total
+            "{shown} of {}; --max-rows shows more, COPY keeps them all",
+            count(total, "row")
         ),
     }
 }
@@ -77,17 +77,41 @@ pub fn write_json(out: &mut impl Write, index: usize, outcome: &StatementOutcome
     writeln!(out, "{object}")
 }
 
-/// `1,234 rows in 3 files at out/`.
-pub fn describe_write(written: &Written) -> String {
+/// `wrote 1234 rows in 3 files to out/`. A table below the folder `temporary` is gone when the command ends: where it lies is
+/// of use to nobody.
+pub fn describe_write(written: &Written, temporary: Option<&Path>) -> String {
     let again = if written.recovered {
         " (by an earlier driver)"
     } else {
         ""
     };
+    let location = &written.location;
+    let place = match temporary.filter(|folder| Path::new(location).starts_with(folder)) {
+        Some(_) => format!("temporary table {}", table_name(location)),
+        None => location.clone(),
+    };
     format!(
-        "wrote {} rows in {} files to {}{again}",
-        written.rows, written.files, written.location
+        "wrote {} in {} to {place}{again}",
+        count(written.rows, "row"),
+        count(written.files, "file")
     )
+}
+
+/// The name of the table in the folder `.../2-visits`: the number is the statement's.
+fn table_name(location: &str) -> &str {
+    let folder = location.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    match folder.split_once('-') {
+        Some((number, name)) if number.parse::<usize>().is_ok() => name,
+        _ => folder,
+    }
+}
+
+/// `1 row`, `2 rows`.
+pub fn count(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
 }
 
 fn json_rows(preview: &Preview) -> io::Result<Value> {
