@@ -62,6 +62,47 @@ fn every_tagged_block_of_the_documentation_works() {
     }
 }
 
+/// `--help` is complete; the page is to be, too.
+#[test]
+fn the_page_of_the_command_line_has_every_option() {
+    let page = fs::read_to_string(repository().join("docs/reference/cli.md")).unwrap();
+    let operator = page
+        .split("\n## trireme-operator")
+        .nth(1)
+        .expect("a section on the operator");
+    let commands = ["run", "sql", "validate", "explain", "driver", "worker"];
+    let helps = commands.map(|command| (page.as_str(), trireme([command, "--help"])));
+    let helps = helps
+        .into_iter()
+        .chain([(operator, Program::new(operator_binary(), ["run", "--help"]))]);
+    for (page, program) in helps {
+        let help = program.run().succeeded();
+        let words = help
+            .stdout
+            .split(|c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']' | '='));
+        let options: Vec<_> = words.filter(|word| is_option(word)).collect();
+        assert!(options.len() > 2, "{help}");
+        for option in options
+            .into_iter()
+            .filter(|option| !matches!(*option, "--help" | "--version"))
+        {
+            assert!(page.contains(option), "docs/reference/cli.md says nothing of {option}");
+        }
+    }
+}
+
+/// What cargo built beside the engine.
+fn operator_binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("trireme-operator")
+}
+
+/// `--memory`.
+fn is_option(word: &str) -> bool {
+    let name = word.strip_prefix("--").unwrap_or_default();
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+}
+
 #[test]
 fn hello_world_has_at_most_nine_lines() {
     let hello = fs::read_to_string(repository().join("manifests/examples/batch/hello.yaml")).unwrap();
