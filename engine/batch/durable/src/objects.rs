@@ -1,12 +1,21 @@
 //! Create-if-absent on an object store, the one primitive that both the journal and the sink stand on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-/// S3 answers a conditional create with 409 while another one for the same key is under way, whose object may then turn
-/// out not to exist. More than a few such answers in a row mean a store that does not do what it says.
-const ATTEMPTS_MAX: usize = 4;
+/// Between two tries of a create. Clients repeat no conditional request whose answer was lost, since the second would find
+/// the first's object and take it for another's; here that is settled by reading it back. S3 also answers with 409 while
+/// another create for the same key is under way, whose object may then turn out not to exist. What takes longer than this
+/// is no hiccup.
+pub(crate) const CREATE_AGAIN: &[Duration] = &[
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+];
 
 /// What a create-if-absent found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,32 +27,53 @@ pub(crate) enum Created {
     Theirs(Bytes),
 }
 
-/// Creates `path` with `body` unless it exists.
-pub(crate) async fn create(store: &dyn ObjectStore, path: &Path, body: &Bytes) -> object_store::Result<Created> {
-    let mut attempt = 1;
+/// Creates `path` with `body` unless it exists; tries once more after each of the waits `again`.
+pub(crate) async fn create(
+    store: &dyn ObjectStore,
+    path: &Path,
+    body: &Bytes,
+    again: &[Duration],
+) -> object_store::Result<Created> {
+    let mut again = again.iter();
     loop {
-        let refused = match store
-            .put_opts(path, PutPayload::from(body.clone()), PutMode::Create.into())
-            .await
-        {
+        let put = store.put_opts(path, PutPayload::from(body.clone()), PutMode::Create.into());
+        let error = match put.await {
             Ok(_) => return Ok(Created::Ours),
-            Err(error @ object_store::Error::AlreadyExists { .. }) => error,
-            Err(error) => return Err(error),
+            Err(error) if was_refused(&error) => return Err(error),
+            Err(error) => error,
         };
-        match read(store, path).await? {
-            Some(found) if found == *body => return Ok(Created::Ours),
-            Some(found) => return Ok(Created::Theirs(found)),
-            None if attempt == ATTEMPTS_MAX => return Err(refused),
-            None => attempt += 1,
+        match read(store, path).await {
+            Ok(Some(found)) if found == *body => return Ok(Created::Ours),
+            Ok(Some(found)) => return Ok(Created::Theirs(found)),
+            // A request whose answer was lost may be on its way still; if it arrives before the next one, that reads it back.
+            Ok(None) => {}
+            Err(unread) => tracing::debug!(%path, error = %unread, "cannot read back what may have been created"),
         }
+        let Some(wait) = again.next() else { return Err(error) };
+        tracing::debug!(%path, %error, "cannot tell whether it was created; trying again");
+        tokio::time::sleep(*wait).await;
     }
+}
+
+/// Whether the store has understood the request and not carried it out, nor would it the next time.
+fn was_refused(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotFound { .. }
+            | Error::InvalidPath { .. }
+            | Error::NotSupported { .. }
+            | Error::NotImplemented { .. }
+            | Error::PermissionDenied { .. }
+            | Error::Unauthenticated { .. }
+            | Error::UnknownConfigurationKey { .. }
+    )
 }
 
 /// The bytes of `path`, or `None` where there is no such object.
 pub(crate) async fn read(store: &dyn ObjectStore, path: &Path) -> object_store::Result<Option<Bytes>> {
     match store.get(path).await {
         Ok(found) => found.bytes().await.map(Some),
-        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

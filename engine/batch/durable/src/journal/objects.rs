@@ -14,7 +14,7 @@ use object_store::path::Path;
 
 use super::frame::{self, Scan};
 use super::{Appended, Contents, Entry, JOURNAL_BYTES_MAX, JournalError, JournalStore};
-use crate::objects::{Created, create, read};
+use crate::objects::{CREATE_AGAIN, Created, create, read};
 
 /// Reads under way at a time when a journal is opened: enough to hide a round trip of 50 ms, too few to be throttled.
 const READS_MAX: usize = 16;
@@ -102,7 +102,7 @@ impl JournalStore for ObjectJournal {
 
     async fn append(&self, tail: u64, frame: Bytes) -> Result<Appended, JournalError> {
         let path = self.path(tail);
-        match create(&*self.store, &path, &frame)
+        match create(&*self.store, &path, &frame, CREATE_AGAIN)
             .await
             .map_err(failed("append to", &path))?
         {

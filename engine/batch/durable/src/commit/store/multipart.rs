@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::{Completion, Create, FILES_MAX, Listed, PartStore, PartWriter, StoreError};
 use crate::commit::layout::{PartName, pending_name};
 use crate::commit::record::{PartReceipt, Pending};
-use crate::objects::{Created, create, read};
+use crate::objects::{CREATE_AGAIN, Created, create, read};
 
 /// S3's limit on the pieces of one upload.
 const CHUNKS_MAX: u64 = 10_000;
@@ -41,6 +41,7 @@ pub struct MultipartOptions {
     chunk_bytes: usize,
     in_flight_max: usize,
     abort_again: &'static [Duration],
+    create_again: &'static [Duration],
 }
 
 impl Default for MultipartOptions {
@@ -58,14 +59,16 @@ impl MultipartOptions {
             chunk_bytes: chunk_bytes.max(CHUNK_BYTES_MIN),
             in_flight_max: in_flight_max.max(1),
             abort_again: ABORT_AGAIN,
+            create_again: CREATE_AGAIN,
         }
     }
 
-    /// For stores on which no piece lands after an abort: one request is enough.
+    /// For stores on which no piece lands after an abort, and that are no better a moment later.
     #[cfg(test)]
-    pub(crate) fn abort_once(self) -> Self {
+    pub(crate) fn without_waits(self) -> Self {
         Self {
             abort_again: &[],
+            create_again: &[Duration::ZERO],
             ..self
         }
     }
@@ -188,7 +191,7 @@ impl PartStore for MultipartParts {
     }
 
     async fn create(&self, name: &str, body: Bytes) -> Result<Create, StoreError> {
-        let created = create(&*self.objects, &self.path(name)?, &body)
+        let created = create(&*self.objects, &self.path(name)?, &body, self.options.create_again)
             .await
             .map_err(failed("create", name))?;
         Ok(match created {

@@ -29,11 +29,13 @@ pub(super) enum Death {
     After,
 }
 
-/// Lets a number of mutating operations through, then kills: the next one dies, and everything after it fails.
+/// Lets a number of mutating operations through, then kills: the next one dies, and everything after it fails, unless it is
+/// a hiccup.
 #[derive(Debug)]
 pub(super) struct Fuse {
     left: AtomicUsize,
     death: Death,
+    is_hiccup: bool,
     blown: AtomicUsize,
 }
 
@@ -42,6 +44,17 @@ impl Fuse {
         Arc::new(Self {
             left: AtomicUsize::new(operations),
             death,
+            is_hiccup: false,
+            blown: AtomicUsize::new(0),
+        })
+    }
+
+    /// One operation fails, and all is well again.
+    pub(super) fn hiccup_after(operations: usize, death: Death) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicUsize::new(operations),
+            death,
+            is_hiccup: true,
             blown: AtomicUsize::new(0),
         })
     }
@@ -66,7 +79,11 @@ impl Fuse {
             self.left.fetch_sub(1, Ordering::SeqCst);
             return operation.await;
         }
-        self.blown.store(1, Ordering::SeqCst);
+        if self.is_hiccup {
+            self.left.store(usize::MAX, Ordering::SeqCst);
+        } else {
+            self.blown.store(1, Ordering::SeqCst);
+        }
         if self.death == Death::After {
             // The process never learns how it went.
             let _ = operation.await;
@@ -361,7 +378,7 @@ impl Ground {
                 Arc::new(MultipartParts::new(
                     store,
                     Path::from("lake/out"),
-                    MultipartOptions::default().abort_once(),
+                    MultipartOptions::default().without_waits(),
                 ))
             }
         }

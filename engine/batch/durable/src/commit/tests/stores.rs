@@ -40,6 +40,22 @@ async fn of_many_creators_one_wins_and_may_ask_again() {
     }
 }
 
+/// No answer comes, be it that the object was created or not: what is there tells.
+#[tokio::test]
+async fn a_create_whose_answer_is_lost_is_settled() {
+    for death in [Death::Before, Death::After] {
+        let ground = Ground::objects();
+        let store = ground.mortal(Fuse::hiccup_after(0, death));
+        assert_eq!(store.create("a", Bytes::from_static(b"1")).await.unwrap(), Create::Ours);
+        assert_eq!(store.read("a").await.unwrap().unwrap(), Bytes::from_static(b"1"));
+        let other = ground.mortal(Fuse::hiccup_after(0, death));
+        let created = other.create("a", Bytes::from_static(b"2")).await.unwrap();
+        assert_eq!(created, Create::Theirs, "{death:?}");
+        let dead = ground.mortal(Fuse::after(0, death));
+        assert!(dead.create("b", Bytes::from_static(b"1")).await.is_err(), "{death:?}");
+    }
+}
+
 #[tokio::test]
 async fn files_are_listed_read_replaced_and_removed() {
     for ground in Ground::both() {
