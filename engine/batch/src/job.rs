@@ -17,7 +17,6 @@ use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use trireme_batch_durable::journal::Action;
 use trireme_spec::batch_job::{ParameterValue, ResultSink, Table};
 use trireme_spec::limits::Limits;
@@ -29,7 +28,7 @@ use crate::joins;
 use crate::journal::{self, JobJournal};
 use crate::local::LocalEngine;
 use crate::panics;
-use crate::sink::{self, Begun, Created, PendingWrite, Writer, Written};
+use crate::sink::{self, Begun, Committed, Created, Decisions, PendingWrite, Writer, Written};
 use crate::statements::{self, Work, statement_problem};
 use crate::tables;
 
@@ -130,9 +129,6 @@ pub struct Preview {
 /// How often progress is told. People see no more, and each telling walks the plan.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// A job that was stopped waits this long for its writes to be abandoned: a few requests to a store.
-const ABANDON_PATIENCE: Duration = Duration::from_secs(5);
-
 /// A job under way.
 pub struct Job {
     pub order: JobOrder,
@@ -140,8 +136,8 @@ pub struct Job {
     pub engine: Arc<dyn BatchEngine>,
     pub events: mpsc::Sender<JobEvent>,
     pub cancel: CancellationToken,
-    /// Writes that were dropped before they were decided.
-    pub abandoned: TaskTracker,
+    /// Writes that the job no longer waits for.
+    pub decisions: Decisions,
 }
 
 impl Job {
@@ -170,13 +166,13 @@ impl Job {
             }
             () = self.cancel.cancelled() => Err(Problem::new(ErrorCode::Cancelled, "the job was cancelled")),
         };
-        self.abandoned.close();
-        if tokio::time::timeout(ABANDON_PATIENCE, self.abandoned.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(job = %self.order.name, "parts of a write that was stopped are left at its destination");
-        }
+        let committed = self.decisions.settle().await;
+        let done = done.map_err(|mut problem| {
+            problem
+                .message
+                .extend(committed.map(|committed| format!("; {committed}")));
+            problem
+        });
         if let Some(journal) = &mut journal {
             journal.end(&done).await?;
         }
@@ -291,14 +287,14 @@ impl Job {
             (Work::Inspection(plan), _) => self.query(index, &LocalEngine, plan).await,
             (Work::Query(plan), Some(result)) if last => {
                 let destination = sink::Destination::of_result(result);
-                self.write(index, plan, destination, journal).await
+                self.write(index, last, plan, destination, journal).await
             }
             (Work::Query(plan), _) => self.query(index, self.engine.as_ref(), plan).await,
             (Work::Write(plan), _) => {
                 let (input, destination) = sink::destination_of(&self.session, plan, self.order.home(index))?;
                 let (created, location) = (destination.creates.clone(), destination.location.clone());
-                let done = self.write(index, input, destination, journal).await?;
-                if let Some(created) = created {
+                let done = self.write(index, last, input, destination, journal).await?;
+                if let Some(created) = created.filter(|_| !last) {
                     created.register(&self.session, &location).await?;
                 }
                 Ok(done)
@@ -362,6 +358,7 @@ impl Job {
     async fn write(
         &self,
         index: usize,
+        last: bool,
         input: LogicalPlan,
         destination: sink::Destination,
         journal: Option<&mut JobJournal>,
@@ -370,34 +367,49 @@ impl Job {
             let write = sink::write_id(&self.order.writer, index);
             journal.intends(index, write, &destination.location).await?;
         }
-        match self.write_once(index, &input, &destination, self.session.state()).await {
+        let done = match self
+            .write_once(index, 0, &input, &destination, self.session.state())
+            .await
+        {
             Err(problem) if joins::outgrown(&problem) => {
-                self.write_once(index, &input, &destination, joins::all_sorted(self.session.state()))
-                    .await
+                let planner = joins::all_sorted(self.session.state());
+                self.write_once(index, 1, &input, &destination, planner).await
             }
             done => done,
+        };
+        let (Committed { written, unfinished }, counters) = done?;
+        match unfinished {
+            // Later statements would not see what this one wrote.
+            Some(problem) if !last => return Err(problem),
+            Some(problem) => tracing::warn!(job = %self.order.name, "{problem}"),
+            None => {}
         }
+        Ok((StatementResult::Written(written), counters))
     }
 
     async fn write_once(
         &self,
         index: usize,
+        attempt: u64,
         input: &LogicalPlan,
         destination: &sink::Destination,
         planner: SessionState,
-    ) -> Result<(StatementResult, PlanCounters), Problem> {
-        let told = |error| statement_problem(&error);
+    ) -> Result<(Committed, PlanCounters), Problem> {
         let suitable = |plan: &dyn ExecutionPlan, partitions| self.engine.suitable_partitions(plan, partitions);
         let input = statements::physical_plan(planner, input, suitable).await?;
-        let pending = match sink::begin(&self.session, &self.order.writer, index, destination, input).await? {
-            Begun::Run(write) => PendingWrite::new(write, &self.abandoned),
-            Begun::Already(written) => return Ok((StatementResult::Written(written), PlanCounters::default())),
+        let begun = sink::begin(&self.session, &self.order.writer, index, attempt, destination, input).await?;
+        let pending = match begun {
+            Begun::Run(write) => PendingWrite::new(write, &self.decisions),
+            Begun::Already(written) => {
+                let unfinished = None;
+                return Ok((Committed { written, unfinished }, PlanCounters::default()));
+            }
         };
         let mut running = match self.engine.submit(pending.plan(), self.session.task_ctx()).await {
             Ok(running) => running,
             Err(error) => {
-                pending.abandon().await;
-                return Err(told(error));
+                pending.abandon(None).await;
+                return Err(statement_problem(&error));
             }
         };
         let mut receipts = Vec::new();
@@ -407,7 +419,7 @@ impl Job {
                 batch = running.rows.next() => match batch {
                     Some(Ok(batch)) => receipts.push(batch),
                     Some(Err(error)) => {
-                        pending.abandon().await;
+                        pending.abandon(Some(running)).await;
                         return Err(statement_problem(&error));
                     }
                     None => break,
@@ -415,8 +427,8 @@ impl Job {
                 _ = ticks.tick() => self.tell_progress(index, running.progress.as_ref()),
             }
         }
-        let written = pending.commit(&receipts).await?;
-        Ok((StatementResult::Written(written), running.progress.counters()))
+        let committed = pending.commit(receipts).await?;
+        Ok((committed, running.progress.counters()))
     }
 
     fn tell_progress(&self, index: usize, progress: &dyn PlanProgress) {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use trireme_batch::engine::BatchEngine;
 use trireme_batch::job::{Job, JobEvent, JobOrder};
 use trireme_batch::journal::JobJournal;
 use trireme_batch::problems::problem_of;
 use trireme_batch::report::Reporter;
 use trireme_batch::session::{self, Resources};
+use trireme_batch::sink::Decisions;
 use trireme_exchange::http::Report;
 use trireme_spec::ids::Generation;
 use trireme_spec::problem::Problem;
@@ -76,7 +76,7 @@ pub async fn run_on(
         engine,
         events,
         cancel,
-        abandoned: TaskTracker::new(),
+        decisions: Decisions::default(),
     };
     let running = async {
         let done = job.run(journal).await;

@@ -18,6 +18,7 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
 use trireme_batch_durable::commit::PartReceipt;
 use trireme_batch_durable::{Generation, WriteId};
 
@@ -40,6 +41,8 @@ pub struct SinkOrder {
     pub keep_partition_by: bool,
     pub write_id: WriteId,
     pub generation: Generation,
+    /// The driver's try at the write, from 0. Tasks on workers have numbers of their own.
+    pub attempt: u64,
 }
 
 /// Writes parts and yields receipts.
@@ -49,6 +52,8 @@ pub struct PartSinkExec {
     order: Arc<SinkOrder>,
     /// The number of each partition in the whole write: a task sees only some of them.
     numbers: Vec<u32>,
+    /// The partitions that are being written in this process.
+    writing: TaskTracker,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -58,10 +63,10 @@ impl PartSinkExec {
     /// Writes all of `input`.
     pub fn new(input: Arc<dyn ExecutionPlan>, order: Arc<SinkOrder>) -> Self {
         let numbers = (0u32..).take(input.output_partitioning().partition_count()).collect();
-        Self::numbered(input, order, numbers)
+        Self::numbered(input, order, numbers, TaskTracker::new())
     }
 
-    fn numbered(input: Arc<dyn ExecutionPlan>, order: Arc<SinkOrder>, numbers: Vec<u32>) -> Self {
+    fn numbered(input: Arc<dyn ExecutionPlan>, order: Arc<SinkOrder>, numbers: Vec<u32>, writing: TaskTracker) -> Self {
         let schema = Arc::new(Schema::new(vec![Field::new("receipt", DataType::Utf8, false)]));
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
@@ -73,6 +78,7 @@ impl PartSinkExec {
             input,
             order,
             numbers,
+            writing,
             schema,
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
@@ -85,7 +91,13 @@ impl PartSinkExec {
             .iter()
             .filter_map(|&index| self.numbers.get(index).copied())
             .collect();
-        Self::numbered(input, Arc::clone(&self.order), numbers)
+        Self::numbered(input, Arc::clone(&self.order), numbers, self.writing.clone())
+    }
+
+    /// Waits until no partition is being written in this process. Nobody begins another.
+    pub async fn stopped(&self) {
+        self.writing.close();
+        self.writing.wait().await;
     }
 }
 
@@ -172,7 +184,8 @@ impl ExecutionPlan for PartSinkExec {
             true => self.numbers.clone(),
             false => (0u32..).take(partitions).collect(),
         };
-        Ok(Arc::new(Self::numbered(input, Arc::clone(&self.order), numbers)))
+        let (order, writing) = (Arc::clone(&self.order), self.writing.clone());
+        Ok(Arc::new(Self::numbered(input, order, numbers, writing)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -187,7 +200,12 @@ impl ExecutionPlan for PartSinkExec {
             partition,
             metrics: self.metrics.clone(),
         };
-        let (written, schema) = (writing.run(input), Arc::clone(&self.schema));
+        let (token, schema) = (self.writing.token(), Arc::clone(&self.schema));
+        let written = async move {
+            let receipts = writing.run(input).await;
+            drop(token);
+            receipts
+        };
         let receipts =
             written.map_ok(move |texts| RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(texts))]));
         let batches = stream::once(receipts).map(|batch| batch.and_then(|batch| Ok(batch?)));

@@ -13,15 +13,18 @@ mod pending;
 mod reader;
 mod sorted;
 mod stores;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 pub use trireme_batch_durable::Generation;
 use trireme_batch_durable::commit::{
-    Begin, CommitError, CommitPermit, CommitRecord, Committer, StoreError, VisibleError, WriteRequest,
+    Begin, CommitError, CommitPermit, CommitRecord, Committer, Discarded, StoreError, VisibleError, WriteRequest,
 };
 use trireme_batch_durable::{Fingerprint, WriteId};
 use trireme_spec::problem::{ErrorCode, Problem};
@@ -32,7 +35,7 @@ use crate::statements::statement_problem;
 pub use created::{Created, Home};
 pub use destination::{Destination, destination_of, insert_mode};
 pub use exec::{PartSinkExec, SinkOrder, decode_sink, encode_sink};
-pub use pending::PendingWrite;
+pub use pending::{Decisions, PendingWrite};
 pub use reader::recorded_files;
 
 /// Who writes: the same for every statement of one driver.
@@ -57,7 +60,15 @@ impl Writer {
     }
 }
 
-/// A write that is complete.
+/// A write that is committed.
+#[derive(Debug)]
+pub struct Committed {
+    pub written: Written,
+    /// Why it is not complete: readers leave it out until the next write to the location completes it.
+    pub unfinished: Option<Problem>,
+}
+
+/// What a write left.
 #[derive(Debug, Clone)]
 pub struct Written {
     pub location: String,
@@ -76,6 +87,17 @@ pub enum Begun {
     Already(Written),
 }
 
+/// Between two tries to settle a commit at a store that fails; its client has tried for a while each time.
+const SETTLE_AGAIN: &[Duration] = &[
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+
+/// Tasks in this process have this long to stop before what they wrote is swept.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A write under way.
 pub struct Write {
     committer: Committer,
@@ -83,6 +105,7 @@ pub struct Write {
     plan: Arc<PartSinkExec>,
     schema: Fingerprint,
     location: String,
+    settle_again: &'static [Duration],
 }
 
 /// The write of statement `index`, the same for all drivers of a run.
@@ -90,7 +113,7 @@ pub fn write_id(writer: &Writer, index: usize) -> WriteId {
     WriteId::for_statement(&writer.run, u32::try_from(index).unwrap_or(u32::MAX))
 }
 
-/// Begins the write of statement `index`.
+/// Begins the write of statement `index`. `attempt` counts the tries of this driver, from 0.
 ///
 /// # Errors
 /// A destination that holds data already, that cannot be reached, or that a newer driver owns.
@@ -98,6 +121,7 @@ pub async fn begin(
     session: &SessionContext,
     writer: &Writer,
     index: usize,
+    attempt: u64,
     destination: &Destination,
     input: Arc<dyn ExecutionPlan>,
 ) -> Result<Begun, Problem> {
@@ -111,7 +135,7 @@ pub async fn begin(
         generation: writer.generation,
         mode: destination.mode,
     };
-    let begun = committer.begin(request).await;
+    let begun = begin_at(&committer, request, SETTLE_AGAIN).await;
     if !matches!(begun, Err(CommitError::Store(_))) {
         finish_earlier(&committer, &destination.location).await;
     }
@@ -127,6 +151,7 @@ pub async fn begin(
         keep_partition_by: destination.keep_partition_by,
         write_id,
         generation: writer.generation,
+        attempt,
     };
     let schema = Fingerprint::of(input.schema().fields().iter().map(|field| format!("{field:?}")));
     let plan = Arc::new(PartSinkExec::new(input, Arc::new(order)));
@@ -136,7 +161,22 @@ pub async fn begin(
         plan,
         schema,
         location: destination.location.clone(),
+        settle_again: SETTLE_AGAIN,
     })))
+}
+
+/// An earlier driver may have committed the write, so a store that fails for a moment is no reason to call it failed.
+async fn begin_at(committer: &Committer, request: WriteRequest, again: &[Duration]) -> Result<Begin, CommitError> {
+    let mut again = again.iter().filter(|_| request.generation != Generation::FIRST);
+    loop {
+        match (committer.begin(request.clone()).await, again.next()) {
+            (Err(CommitError::Store(error)), Some(wait)) => {
+                tracing::warn!(error = %causes(&error), "cannot look up a write; trying again");
+                tokio::time::sleep(*wait).await;
+            }
+            (begun, _) => return begun,
+        }
+    }
 }
 
 /// Completes what drivers that died had committed: readers leave it out and write nothing, so nobody else would.
@@ -160,30 +200,79 @@ impl Write {
     /// Makes the parts that `receipts` name the result.
     ///
     /// # Errors
-    /// Another writer that came first, a destination that fails. Either all parts are the result then, or none.
-    pub async fn commit(self, receipts: &[RecordBatch]) -> Result<Written, Problem> {
+    /// Another writer that came first, a destination that fails. Either all parts are the result then, or none; where that
+    /// cannot be found out, the problem says so.
+    pub async fn commit(self, receipts: &[RecordBatch]) -> Result<Committed, Problem> {
         let parts = exec::read_receipts(receipts).map_err(|error| statement_problem(&error))?;
         // Tests kill the driver between these two lines, too.
         tracing::debug!(location = %self.location, parts = parts.len(), "committing");
-        match self.committer.commit(&self.permit, self.schema, parts).await {
-            Ok(committed) => {
-                tracing::debug!(location = %self.location, "committed");
-                Ok(written(&self.location, &committed.record, !committed.created))
+        let mut again = self.settle_again.iter();
+        let error = loop {
+            match self.committer.commit(&self.permit, self.schema, parts.clone()).await {
+                Ok(committed) => {
+                    tracing::debug!(location = %self.location, "committed");
+                    let recovered = committed.record.generation != self.permit.request().generation;
+                    return Ok(Committed {
+                        written: written(&self.location, &committed.record, recovered),
+                        unfinished: None,
+                    });
+                }
+                Err(CommitError::Store(error)) => {
+                    let Some(wait) = again.next() else {
+                        break CommitError::Store(error);
+                    };
+                    tracing::warn!(location = %self.location, error = %causes(&error), "cannot settle a commit; trying again");
+                    tokio::time::sleep(*wait).await;
+                }
+                Err(error) => break error,
             }
-            Err(error) => {
-                let problem = commit_problem(&error);
-                self.abandon().await;
+        };
+        let problem = commit_problem(&error);
+        let is_in_doubt = matches!(error, CommitError::Store(_));
+        match self.committer.discard(self.permit).await {
+            Ok(Discarded::Committed(record)) if is_in_doubt => Ok(Committed {
+                written: written(&self.location, &record, false),
+                unfinished: Some(not_complete(&self.location, problem)),
+            }),
+            Err(left) if is_in_doubt => {
+                tracing::warn!(location = %self.location, error = %causes(&left), "a write could not be given up");
+                Err(not_known(&self.location, problem))
+            }
+            Err(left) => {
+                tracing::warn!(location = %self.location, error = %causes(&left), "parts of a failed write were left behind");
                 Err(problem)
             }
+            Ok(Discarded::Committed(_) | Discarded::Freed(_)) => Err(problem),
         }
     }
 
-    /// Frees what the tasks of a failed write left.
+    /// Frees what the tasks of a failed write left. They have been told to stop.
     pub async fn abandon(self) {
+        if tokio::time::timeout(STOP_PATIENCE, self.plan.stopped()).await.is_err() {
+            tracing::warn!(location = %self.location, "tasks of a failed write do not stop, and may leave parts behind");
+        }
         if let Err(error) = self.committer.discard(self.permit).await {
-            tracing::warn!(location = %self.location, error = %error, "parts of a failed write were left behind");
+            tracing::warn!(location = %self.location, error = %causes(&error), "parts of a failed write were left behind");
         }
     }
+}
+
+/// The write is committed, and `problem` kept it from being completed.
+fn not_complete(location: &str, mut problem: Problem) -> Problem {
+    problem.message = format!(
+        "what was written to {location} is committed, and not complete yet: {}",
+        problem.message
+    );
+    problem.remedy("do not write it again: readers leave it out until the next write to this folder completes it")
+}
+
+/// `problem` keeps from everybody whether the write is committed.
+fn not_known(location: &str, mut problem: Problem) -> Problem {
+    problem.message = format!(
+        "it cannot be told whether what was written to {location} is committed: {}",
+        problem.message
+    );
+    problem.remedy("look for this job in _trireme/commits of the folder before you run it again: a commit there is complete after the next write")
 }
 
 fn written(location: &str, record: &CommitRecord, recovered: bool) -> Written {

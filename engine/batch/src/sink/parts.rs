@@ -89,8 +89,9 @@ impl PartFiles {
         schema: SchemaRef,
     ) -> Result<Self> {
         let style = style_of(order, context)?;
-        // Tasks on workers carry their attempt as id; in one process there is one attempt.
-        let attempt = context.task_id().and_then(|id| id.parse().ok()).unwrap_or(0);
+        // Tasks on workers carry their attempt as id; in one process each try of the driver is one.
+        let attempt = context.task_id().and_then(|id| id.parse().ok());
+        let attempt = attempt.unwrap_or(order.attempt);
         let name = PartName::new(
             order.write_id.clone(),
             order.generation,
@@ -424,6 +425,7 @@ mod tests {
             keep_partition_by: false,
             write_id: WriteId::for_statement("run", 0),
             generation: Generation::new(1),
+            attempt: 0,
         };
         let int = |name: &str| Field::new(name, DataType::Int64, false);
         let schema = Arc::new(Schema::new(vec![int("folder"), int("a"), int("b")]));

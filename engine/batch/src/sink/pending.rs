@@ -1,29 +1,81 @@
 //! A write between its begin and its end, which a stopped job may leave there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::ExecutionPlan;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
-use trireme_spec::problem::Problem;
+use trireme_spec::problem::{ErrorCode, Problem};
 
-use super::{Write, Written};
+use super::{Committed, Write};
+use crate::engine::RunningPlan;
+use crate::panics::Panic;
+
+/// A job that was stopped waits this long for its writes to be abandoned: a few requests to a store.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(5);
+
+/// It waits longer for a commit under way, which others would have to complete.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What happens to a job's writes beside its statements: a commit that has begun goes on to its end, and a write that was
+/// dropped is abandoned, also when the job is stopped.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    tasks: TaskTracker,
+    commit: Arc<Mutex<Commit>>,
+}
+
+/// The commit whose outcome nobody has heard.
+#[derive(Debug, Default)]
+enum Commit {
+    #[default]
+    None,
+    UnderWay {
+        location: String,
+    },
+    Done {
+        location: String,
+    },
+}
+
+impl Decisions {
+    /// Waits for the writes of a job that runs no more. Returns what became of a commit that the job did not wait for.
+    pub async fn settle(&self) -> Option<String> {
+        self.tasks.close();
+        let patience = match *self.commit.lock() {
+            Commit::UnderWay { .. } => COMMIT_PATIENCE,
+            Commit::None | Commit::Done { .. } => ABANDON_PATIENCE,
+        };
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+            tracing::warn!("a write that was stopped is left as it is at its destination");
+        }
+        match &*self.commit.lock() {
+            Commit::None => None,
+            Commit::Done { location } => Some(format!("what it wrote to {location} is committed")),
+            Commit::UnderWay { location } => Some(format!(
+                "whether what it wrote to {location} is committed, its log will tell"
+            )),
+        }
+    }
+}
 
 /// A write under way. One that is dropped, because the job was stopped, is abandoned by a task of its own: what it has
 /// left at its destination would be paid for, and seen by nobody.
 pub struct PendingWrite<'a> {
     /// Gone once it is decided.
     write: Option<Box<Write>>,
-    abandoned: &'a TaskTracker,
+    decisions: &'a Decisions,
 }
 
 impl<'a> PendingWrite<'a> {
-    /// Watches over `write`; `abandoned` runs what remains to be done for it if it is dropped.
-    pub fn new(write: Box<Write>, abandoned: &'a TaskTracker) -> Self {
+    /// Watches over `write`; `decisions` has what remains to be done for it if it is dropped.
+    pub fn new(write: Box<Write>, decisions: &'a Decisions) -> Self {
         Self {
             write: Some(write),
-            abandoned,
+            decisions,
         }
     }
 
@@ -35,17 +87,36 @@ impl<'a> PendingWrite<'a> {
             .plan()
     }
 
-    /// As [`Write::commit`].
+    /// As [`Write::commit`]. It goes on when nobody waits for it any more.
     ///
     /// # Errors
     /// As there.
-    pub async fn commit(mut self, receipts: &[RecordBatch]) -> Result<Written, Problem> {
+    pub async fn commit(mut self, receipts: Vec<RecordBatch>) -> Result<Committed, Problem> {
         let write = self.write.take().expect("a write is decided once");
-        write.commit(receipts).await
+        let location = write.location.clone();
+        *self.decisions.commit.lock() = Commit::UnderWay {
+            location: location.clone(),
+        };
+        let outcome = Arc::clone(&self.decisions.commit);
+        let deciding = self.decisions.tasks.spawn(async move {
+            let done = write.commit(&receipts).await;
+            *outcome.lock() = match &done {
+                Ok(_) => Commit::Done { location },
+                Err(_) => Commit::None,
+            };
+            done
+        });
+        let done = deciding.await.unwrap_or_else(|ended| {
+            let panic = Panic::of_task(&ended).map(|panic| panic.problem());
+            Err(panic.unwrap_or_else(|| Problem::new(ErrorCode::Internal, ended.to_string())))
+        });
+        *self.decisions.commit.lock() = Commit::None;
+        done
     }
 
-    /// As [`Write::abandon`].
-    pub async fn abandon(mut self) {
+    /// As [`Write::abandon`], when `running`, which runs its plan, has been stopped.
+    pub async fn abandon(mut self, running: Option<RunningPlan>) {
+        drop(running);
         if let Some(write) = self.write.take() {
             write.abandon().await;
         }
@@ -55,7 +126,9 @@ impl<'a> PendingWrite<'a> {
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         if let (Some(write), Ok(runtime)) = (self.write.take(), Handle::try_current()) {
-            self.abandoned.spawn_on(async move { write.abandon().await }, &runtime);
+            self.decisions
+                .tasks
+                .spawn_on(async move { write.abandon().await }, &runtime);
         }
     }
 }

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use thiserror::Error;
 
 use super::decide::{Decision, Facts, decide};
-use super::finish::{Purpose, Winners, record_facts};
+use super::finish::{Purpose, Winners, record_facts, warn_unswept};
 use super::layout::{COMMITS, PartName, entry_name, entry_number, is_hidden};
 use super::log::Log;
 use super::record::{Claim, CommitRecord, InvalidEntry, LogEntry, PartReceipt, ReplacedFile, WriteMode};
@@ -80,6 +80,15 @@ pub struct Committed {
 pub struct Recovered {
     /// Writes that were committed and are complete only now.
     pub rolled_forward: Vec<WriteId>,
+}
+
+/// What became of a write that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discarded {
+    /// It is not committed, and never will be by this driver. So many parts were freed.
+    Freed(usize),
+    /// It had been committed, and keeps its parts.
+    Committed(CommitRecord),
 }
 
 /// A write could not be begun, committed, recovered or read.
@@ -254,24 +263,27 @@ impl Committer {
         self.settle(Purpose::Recover).await
     }
 
-    /// Frees the parts of a write that will not be committed, or that lost: those of this driver and of older ones.
-    /// Returns how many. A committed write keeps its parts.
-    pub async fn discard(&self, permit: CommitPermit) -> Result<usize, CommitError> {
+    /// Frees the parts of a write that will not be committed, or that lost: those of this driver and of older ones. A
+    /// committed write keeps its parts.
+    pub async fn discard(&self, permit: CommitPermit) -> Result<Discarded, CommitError> {
         let CommitPermit { request, mut log } = permit;
         for _ in 0..APPEND_ATTEMPTS_MAX {
             self.read_on(&mut log).await?;
             if let Some((_, record)) = log.commit_of(&request.write_id) {
                 let kept = record.parts.iter().map(|part| part.name.clone()).collect();
-                return Ok(self
+                let swept = self
                     .sweep(&request.write_id, request.generation, &kept, Winners::Leave)
-                    .await?);
+                    .await;
+                warn_unswept(record, swept);
+                return Ok(Discarded::Committed(record.clone()));
             }
             // A commit of ours whose answer was lost may still be on its way to the next place in the log. Only when
             // that place is taken is it sure that the parts will never be needed.
             if self.append(&mut log, claim(&request)).await? {
-                return Ok(self
+                let freed = self
                     .sweep(&request.write_id, request.generation, &HashSet::new(), Winners::Leave)
-                    .await?);
+                    .await?;
+                return Ok(Discarded::Freed(freed));
             }
         }
         Err(CommitError::Contended {

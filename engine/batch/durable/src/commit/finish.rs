@@ -182,10 +182,10 @@ impl Committer {
     }
 }
 
-/// Leftovers of a finished write change no result: the next sweep takes them.
-fn warn_unswept(record: &CommitRecord, swept: Result<usize, StoreError>) {
+/// Leftovers of a committed write change no result: the next sweep takes them.
+pub(super) fn warn_unswept(record: &CommitRecord, swept: Result<usize, StoreError>) {
     if let Err(error) = swept {
-        tracing::warn!(write_id = %record.write_id, %error, "cannot sweep the leftovers of a finished write");
+        tracing::warn!(write_id = %record.write_id, %error, "cannot sweep the leftovers of a committed write");
     }
 }
 

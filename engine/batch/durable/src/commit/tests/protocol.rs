@@ -294,7 +294,8 @@ async fn a_driver_that_gives_up_frees_its_parts_and_can_never_commit_them() {
         let parts = write(&ground, &mine).await;
         write(&ground, &request("w", 1, WriteMode::Append)).await;
         let successors = write(&ground, &request("w", 3, WriteMode::Append)).await;
-        assert_eq!(ground.committer().discard(permit).await.unwrap(), parts.len() * 2);
+        let freed = Discarded::Freed(parts.len() * 2);
+        assert_eq!(ground.committer().discard(permit).await.unwrap(), freed);
         let left = ground
             .names()
             .await
@@ -340,7 +341,14 @@ async fn discarding_a_committed_write_takes_only_the_losers() {
         dying.commit(&permit, schema(), parts).await.unwrap_err();
         write_part(&*ground.store(), &mine, 0, 9).await.unwrap();
 
-        assert_eq!(ground.committer().discard(permit).await.unwrap(), 1);
+        let discarded = ground.committer().discard(permit).await.unwrap();
+        assert!(matches!(discarded, Discarded::Committed(_)), "{discarded:?}");
+        let pending = ground
+            .names()
+            .await
+            .into_iter()
+            .filter_map(|name| layout::pending_part(&name));
+        assert!(pending.map(|part| part.attempt()).all(|attempt| attempt != 9));
         assert_eq!(
             ground.committer().recover().await.unwrap().rolled_forward,
             [mine.write_id]
