@@ -319,6 +319,7 @@ fn store_problem(error: &StoreError) -> Problem {
         StoreError::Name { .. } => Problem::new(ErrorCode::DataMalformed, error.to_string()).remedy("rename the file"),
         StoreError::TooManyFiles { .. } => Problem::new(ErrorCode::DataMalformed, error.to_string())
             .remedy("write fewer, larger files: fewer partition columns, or an overwrite that compacts"),
-        StoreError::PartTooLarge { .. } => Problem::new(ErrorCode::SqlUnsupported, error.to_string()),
+        StoreError::PartTooLarge { .. } => Problem::new(ErrorCode::SqlUnsupported, error.to_string())
+            .remedy("divide the rows: SET datafusion.execution.target_partitions to more, or write PARTITIONED BY"),
     }
 }

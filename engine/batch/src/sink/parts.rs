@@ -10,10 +10,13 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DataFusionError, Result, plan_err};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
-use trireme_batch_durable::commit::{PartName, PartReceipt, PartStore, PartWriter, StoreError};
+use trireme_batch_durable::commit::{InvalidPartName, PartName, PartReceipt, PartStore, PartWriter, StoreError};
+use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::encode::{Encoder, FileStyle};
 use super::exec::SinkOrder;
+use super::store_problem;
+use crate::problems::told;
 
 /// Files that one partition has open at a time, while its rows come in any order.
 const FILES_OPEN_MAX: usize = 64;
@@ -266,9 +269,7 @@ impl PartFiles {
     async fn open_file(&mut self, folder: String) -> Result<()> {
         let mut name = self.name.clone().with_file(self.files);
         if !folder.is_empty() {
-            name = name
-                .in_folder(&folder)
-                .map_err(|error| DataFusionError::External(Box::new(error)))?;
+            name = name.in_folder(&folder).map_err(|error| told(no_folder(&error)))?;
         }
         self.files += 1;
         let writer = self.store.open(&name).await.map_err(store_failed)?;
@@ -378,8 +379,21 @@ fn format_type(format: &str) -> Result<datafusion::common::config::ConfigFileTyp
     }
 }
 
-fn store_failed(error: StoreError) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
+/// The values of a row cannot be the name of a folder.
+fn no_folder(error: &InvalidPartName) -> Problem {
+    let text = format!("values of the columns of PARTITIONED BY cannot name a folder: {error}");
+    Problem::new(ErrorCode::SqlExecution, text)
+        .remedy("divide the rows by shorter values: other columns, or an expression of them such as left(name, 40)")
+}
+
+pub(super) fn store_failed(error: StoreError) -> DataFusionError {
+    match error {
+        // What is behind these says more.
+        StoreError::File { .. } | StoreError::Objects { .. } => DataFusionError::External(Box::new(error)),
+        StoreError::Name { .. } | StoreError::TooManyFiles { .. } | StoreError::PartTooLarge { .. } => {
+            told(store_problem(&error))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -346,3 +346,25 @@ async fn a_second_try_has_names_of_its_own() {
     let committed = second.commit(&receipts).await.unwrap();
     assert_eq!((committed.written.rows, ground.files().await), (1, 1));
 }
+
+#[tokio::test]
+async fn a_value_that_cannot_name_a_folder_is_no_bug_of_ours() {
+    let ground = Ground::new();
+    let input = ground.query("SELECT 1 AS a, repeat('x', 600) AS folder").await;
+    let write = ground.begin(0, &ground.destination(&["folder"]), input).await;
+    let error = ground.run(write.plan()).await.unwrap_err();
+    let problem = statement_problem(&error);
+    assert_eq!(problem.code, ErrorCode::SqlExecution, "{problem}");
+    assert!(problem.remedy.is_some() && problem.message.len() < 300, "{problem}");
+}
+
+#[test]
+fn a_part_that_is_too_large_is_no_bug_of_ours() {
+    let too_large = StoreError::PartTooLarge {
+        part: "part".to_owned(),
+        bytes_max: 1,
+    };
+    let problem = statement_problem(&parts::store_failed(too_large));
+    assert_eq!(problem.code, ErrorCode::SqlUnsupported, "{problem}");
+    assert!(problem.remedy.unwrap().contains("target_partitions"));
+}

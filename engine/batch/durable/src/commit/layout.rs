@@ -19,6 +19,9 @@ const PENDING_SUFFIX: &str = ".pending";
 /// Object stores allow 1,024 bytes of a key; the destination's own path needs some.
 const FOLDER_BYTES_MAX: usize = 512;
 
+/// As much of a folder as an error shows.
+const FOLDER_SHOWN_CHARS: usize = 80;
+
 /// The name of log entry `number`.
 pub(super) fn entry_name(number: u64) -> String {
     format!("{COMMITS}/{number:010}.json")
@@ -124,7 +127,8 @@ impl PartName {
     pub fn in_folder(mut self, folder: &str) -> Result<Self, InvalidPartName> {
         let invalid = |detail| {
             Err(InvalidPartName {
-                text: folder.to_owned(),
+                // It comes out of the rows, at any length.
+                text: folder.chars().take(FOLDER_SHOWN_CHARS).collect(),
                 detail,
             })
         };

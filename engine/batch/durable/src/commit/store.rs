@@ -144,7 +144,7 @@ pub enum StoreError {
         place: String,
     },
     /// A part larger than the store takes.
-    #[error("part {part} is larger than the store's limit of {bytes_max} bytes; write more partitions")]
+    #[error("part {part} is larger than the store's limit of {bytes_max} bytes")]
     PartTooLarge {
         /// The part.
         part: String,
