@@ -2,10 +2,11 @@
 //!
 //! Owns the queue and the workers; knows nothing of what a visit does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
@@ -13,20 +14,24 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::batch_job::AnyBatchJob;
 use crate::batch::build::Settings;
 use crate::batch::reconcile::visit;
 use crate::cluster::Cluster;
-use crate::cluster::index::Index;
+use crate::cluster::index::{Index, Scope};
 use crate::metrics::Metrics;
 use crate::names::{JobKey, MANAGER, label};
 use crate::queue::{Queue, Visited};
 
 /// A visit makes some tens of requests at most, each with a deadline; what takes longer than this hangs.
 const VISIT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long a watch lasts before it is asked for anew, from where it was. One whose connection has died without a word ends a
+/// little later.
+pub const WATCH_S: u32 = 120;
 
 /// The longest sleep of a worker that knows of nothing to do.
 const NAP: Duration = Duration::from_secs(60);
@@ -40,14 +45,22 @@ pub struct Controller {
     pub reported: mpsc::Receiver<JobKey>,
     pub settings: Arc<Settings>,
     pub metrics: Arc<Metrics>,
-    /// Namespaces to watch; none means all.
-    pub namespaces: Vec<String>,
+    /// What to watch.
+    pub scopes: Vec<Scope>,
     /// Visits at a time.
     pub concurrency: usize,
 }
 
+/// A part of the controller has ended that never should.
+#[derive(Debug, thiserror::Error)]
+#[error("a watch or a worker has ended: this is a bug in Trireme, please report it")]
+pub struct Ended(#[source] Option<JoinError>);
+
 /// Runs until `stop`: watches, and visits what they name.
-pub async fn run(controller: Controller, stop: CancellationToken) {
+///
+/// # Errors
+/// A watch or a worker that ended by itself, which would be a mistake of ours.
+pub async fn run(controller: Controller, stop: CancellationToken) -> Result<(), Ended> {
     let Controller {
         client,
         cluster,
@@ -55,53 +68,40 @@ pub async fn run(controller: Controller, stop: CancellationToken) {
         mut reported,
         settings,
         metrics,
-        namespaces,
+        scopes,
         concurrency,
     } = controller;
     let jobs = Arc::new(Waiting::default());
     let mut tasks = JoinSet::new();
-    let (first_list, listed) = mpsc::channel(1);
-    for scope in scopes(&namespaces) {
-        let scope = scope.as_deref();
-        let (told, named) = (Arc::clone(&index), Arc::clone(&jobs));
-        let tell = move |event| named.name(told.on_job(event));
-        tasks.spawn(follow(watch_jobs(&client, scope), first_list.clone(), tell));
-        let (told, named) = (Arc::clone(&index), Arc::clone(&jobs));
-        let tell = move |event| named.name(told.on_pod(event));
-        tasks.spawn(follow(watch_pods(&client, scope), first_list.clone(), tell));
+    for scope in scopes {
+        let namespace = scope.namespace();
+        let (of_jobs, of_pods) = (watch_jobs(&client, namespace), watch_pods(&client, namespace));
+        let watching = Watching {
+            index: Arc::clone(&index),
+            jobs: Arc::clone(&jobs),
+            metrics: Arc::clone(&metrics),
+            scope,
+        };
+        tasks.spawn(watching.clone().follow(of_jobs, Index::on_job));
+        tasks.spawn(watching.follow(of_pods, Index::on_pod));
     }
-    drop(first_list);
     let named = Arc::clone(&jobs);
     tasks.spawn(async move {
         while let Some(key) = reported.recv().await {
             named.name(vec![key]);
         }
     });
-    // Before both watches have told everything once, a job without its pods would look like one that has none.
-    tokio::select! {
-        () = all_gone(listed) => {}
-        () = stop.cancelled() => return,
-    }
-    tracing::info!(jobs = index.jobs(), "watches are complete");
-    metrics.ready();
     for _ in 0..concurrency {
         let (jobs, cluster, settings) = (Arc::clone(&jobs), Arc::clone(&cluster), Arc::clone(&settings));
         let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
         tasks.spawn(async move { work(&jobs, &*cluster, &settings, &metrics, &stop).await });
     }
-    stop.cancelled().await;
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => if stop.is_cancelled() { Ok(()) } else { Err(Ended(ended.err())) },
+    };
     tasks.shutdown().await;
-}
-
-async fn all_gone(mut senders: mpsc::Receiver<()>) {
-    while senders.recv().await.is_some() {}
-}
-
-fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
-    match namespaces {
-        [] => vec![None],
-        some => some.iter().cloned().map(Some).collect(),
-    }
+    ended
 }
 
 fn watch_jobs(client: &Client, namespace: Option<&str>) -> watcher_stream::Jobs {
@@ -109,7 +109,9 @@ fn watch_jobs(client: &Client, namespace: Option<&str>) -> watcher_stream::Jobs 
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    watcher(api, watcher::Config::default()).default_backoff().boxed()
+    watcher(api, watcher::Config::default().timeout(WATCH_S))
+        .default_backoff()
+        .boxed()
 }
 
 fn watch_pods(client: &Client, namespace: Option<&str>) -> watcher_stream::Pods {
@@ -117,8 +119,9 @@ fn watch_pods(client: &Client, namespace: Option<&str>) -> watcher_stream::Pods 
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let ours = watcher::Config::default().labels(&format!("{}={MANAGER},{}", label::MANAGED_BY, label::JOB));
-    watcher(api, ours).default_backoff().boxed()
+    let ours = format!("{}={MANAGER},{}", label::MANAGED_BY, label::JOB);
+    let config = watcher::Config::default().labels(&ours).timeout(WATCH_S);
+    watcher(api, config).default_backoff().boxed()
 }
 
 /// Names for the types of the watches.
@@ -133,28 +136,40 @@ mod watcher_stream {
     pub type Pods = BoxStream<'static, Result<Event<Pod>>>;
 }
 
-/// Passes on what a watch tells; drops `first_list` when it has told everything once.
-async fn follow<K>(
-    mut events: stream::BoxStream<'static, watcher::Result<watcher::Event<K>>>,
-    first_list: mpsc::Sender<()>,
-    mut tell: impl FnMut(watcher::Event<K>),
-) {
-    let mut first_list = Some(first_list);
-    loop {
-        match events.try_next().await {
-            Ok(Some(event)) => {
-                let complete = matches!(event, watcher::Event::InitDone);
-                tell(event);
-                if complete {
-                    first_list = None;
+/// Who hears what the watches of one scope tell.
+#[derive(Clone)]
+struct Watching {
+    index: Arc<Index>,
+    jobs: Arc<Waiting>,
+    metrics: Arc<Metrics>,
+    scope: Scope,
+}
+
+impl Watching {
+    /// Passes on what a watch tells.
+    async fn follow<K>(
+        self,
+        mut events: stream::BoxStream<'static, watcher::Result<watcher::Event<K>>>,
+        tell: fn(&Index, &Scope, watcher::Event<K>) -> Vec<JobKey>,
+    ) {
+        let scope = &self.scope;
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => {
+                    let listed = matches!(event, watcher::Event::InitDone);
+                    self.jobs.name(tell(&self.index, scope, event));
+                    if listed {
+                        tracing::info!(%scope, jobs = self.index.jobs(), "a watch has told everything");
+                        self.metrics.complete(self.index.is_complete());
+                    }
                 }
+                Ok(None) => return,
+                // It begins anew by itself, after a while.
+                Err(error) if is_unknown(&error) => tracing::error!(
+                    "the API server does not know what is to be watched: install the chart trireme-crds, or crds/batchjobs.yaml"
+                ),
+                Err(error) => tracing::warn!(%error, %scope, "a watch was broken off"),
             }
-            Ok(None) => return,
-            // It begins anew by itself, after a while.
-            Err(error) if is_unknown(&error) => tracing::error!(
-                "the API server does not know what is to be watched: install the chart trireme-crds, or crds/batchjobs.yaml"
-            ),
-            Err(error) => tracing::warn!(%error, complete = first_list.is_none(), "a watch was broken off"),
         }
     }
 }
@@ -221,10 +236,16 @@ async fn work(jobs: &Waiting, cluster: &dyn Cluster, settings: &Settings, metric
             () = stop.cancelled() => return,
         };
         let started = std::time::Instant::now();
-        let visited = match tokio::time::timeout(VISIT_PATIENCE, visit(cluster, settings, &key)).await {
-            Ok(Ok(next)) => Visited::Done(next),
-            Ok(Err(error)) => {
+        // Nothing is shared with a visit but what its requests go through: one that panics leaves nothing half done in here.
+        let visiting = AssertUnwindSafe(visit(cluster, settings, &key)).catch_unwind();
+        let visited = match tokio::time::timeout(VISIT_PATIENCE, visiting).await {
+            Ok(Ok(Ok(next))) => Visited::Done(next),
+            Ok(Ok(Err(error))) => {
                 tracing::warn!(job = %key, %error, "a visit was broken off");
+                Visited::Failed
+            }
+            Ok(Err(_)) => {
+                tracing::error!(job = %key, "a visit panicked: this is a bug in Trireme, please report it");
                 Visited::Failed
             }
             Err(_) => {

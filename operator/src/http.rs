@@ -1,10 +1,10 @@
 //! The operator's own port: health for the kubelet, metrics for Prometheus. It changes nothing and names no job.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -13,21 +13,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Serves on `address` until `stop`.
+/// Serves on `listener` until `stop`.
 ///
 /// # Errors
-/// An address that is taken or not ours.
-pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+/// A listener that fails.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        // A replica that waits for its turn is as ready as one that acts.
-        .route("/readyz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
         .route("/metrics", get(show))
         .with_state(metrics);
     axum::serve(listener, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
+}
+
+async fn ready(State(metrics): State<Arc<Metrics>>) -> (StatusCode, &'static str) {
+    match metrics.is_ready() {
+        true => (StatusCode::OK, "ok"),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "a watch has not told everything yet; the log says which is in trouble",
+        ),
+    }
 }
 
 async fn show(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {

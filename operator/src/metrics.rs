@@ -16,7 +16,8 @@ pub struct Metrics {
     seconds: Histogram,
     waiting: IntGauge,
     leader: IntGauge,
-    ready: AtomicBool,
+    /// Whether this replica acts and does not know all that there is yet.
+    learning: AtomicBool,
 }
 
 impl Metrics {
@@ -40,7 +41,7 @@ impl Metrics {
             )?,
             waiting: IntGauge::new("trireme_operator_queue_length", "Jobs that wait for a visit.")?,
             leader: IntGauge::new("trireme_operator_leader", "1 where this replica is the one that acts.")?,
-            ready: AtomicBool::new(false),
+            learning: AtomicBool::new(false),
         };
         let registry = &metrics.registry;
         registry.register(Box::new(metrics.visits.clone()))?;
@@ -65,11 +66,17 @@ impl Metrics {
     /// This replica acts from now on.
     pub fn leads(&self) {
         self.leader.set(1);
+        self.learning.store(true, Ordering::Relaxed);
     }
 
-    /// The watches are complete.
-    pub fn ready(&self) {
-        self.ready.store(true, Ordering::Relaxed);
+    /// Whether every watch of this replica has told everything once.
+    pub fn complete(&self, complete: bool) {
+        self.learning.store(!complete, Ordering::Relaxed);
+    }
+
+    /// Whether this replica could do its work: one that waits for its turn is as ready as one that acts and knows all there is.
+    pub fn is_ready(&self) -> bool {
+        !self.learning.load(Ordering::Relaxed)
     }
 
     /// In Prometheus' text form.

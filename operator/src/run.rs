@@ -7,6 +7,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::config::Config;
 use kube_lease_manager::{LeaseCreateMode, LeaseManagerBuilder};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -14,18 +15,28 @@ use trireme_spec::pods::ImagePullPolicy;
 
 use crate::args::{LogFormat, PullPolicy, RunArgs};
 use crate::batch::build::Settings;
-use crate::cluster::index::Index;
+use crate::cluster::index::{Index, Scope};
 use crate::cluster::kubernetes::Kubernetes;
 use crate::cluster::reports::Reports;
 use crate::controller::{self, Controller};
 use crate::http;
 use crate::metrics::Metrics;
 
-/// A replica that does not renew its Lease for so long has lost it.
+/// A Lease that is not renewed for so long is for others to take. Whoever held it finds out as soon as it can ask again. Two that
+/// act meanwhile do no harm: pods have names, and each write names the version that it was decided by.
 const LEASE_S: u64 = 15;
 
-/// It renews so long before that.
+/// It is renewed so long before that.
 const LEASE_GRACE_S: u64 = 5;
+
+/// An API server that says nothing for so long about the Lease is asked anew, on another connection.
+const LEASE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// For a connection to the API server.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
+
+/// A connection that is silent for so long is dead: a watch is never, because it is asked for anew before.
+const SILENCE_MAX: Duration = Duration::from_secs(controller::WATCH_S as u64 + 10);
 
 /// Reports of drivers that wait for a place in the queue of jobs.
 const REPORTED_MAX: usize = 1024;
@@ -38,12 +49,14 @@ pub async fn run(args: &RunArgs) -> Result<(), Box<dyn Error + Send + Sync>> {
     log(args)?;
     let stop = stop_on_signal()?;
     let metrics = Arc::new(Metrics::new()?);
-    let serving = tokio::spawn(http::serve(args.http, Arc::clone(&metrics), stop.clone()));
-    let client = client().await?;
-    let acting = act(args, client.clone(), Arc::clone(&metrics), stop.clone());
+    let listener = TcpListener::bind(args.http)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", args.http))?;
+    let serving = tokio::spawn(http::serve(listener, Arc::clone(&metrics), stop.clone()));
+    let acting = act(args, client(SILENCE_MAX).await?, Arc::clone(&metrics), stop.clone());
     let done = match args.without_lease {
         true => acting.await,
-        false => in_turn(args, client, acting, stop.clone()).await,
+        false => in_turn(args, client(LEASE_PATIENCE).await?, acting, stop.clone()).await,
     };
     stop.cancel();
     serving.await??;
@@ -75,10 +88,13 @@ fn stop_on_signal() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Visits decide whether a request is made again, by what is so then; a client that repeats it unasked only adds to the load.
-async fn client() -> Result<Client, Box<dyn Error + Send + Sync>> {
+/// A client that gives up connections that are silent for `silence_max`. Visits decide whether a request is made again, by what is
+/// so then; a client that repeats it unasked only adds to the load.
+async fn client(silence_max: Duration) -> Result<Client, Box<dyn Error + Send + Sync>> {
     let mut config = Config::infer().await?;
     config.default_retry = false;
+    config.read_timeout = Some(silence_max);
+    config.connect_timeout = Some(CONNECT_PATIENCE);
     Ok(Client::try_from(config)?)
 }
 
@@ -129,7 +145,8 @@ async fn act(
     stop: CancellationToken,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     metrics.leads();
-    let index = Arc::new(Index::default());
+    let scopes = Scope::of(&args.namespaces);
+    let index = Arc::new(Index::new(&scopes));
     let (changed, reported) = mpsc::channel(REPORTED_MAX);
     let cluster = Kubernetes::new(
         client.clone(),
@@ -154,9 +171,8 @@ async fn act(
         reported,
         settings: Arc::new(settings),
         metrics,
-        namespaces: args.namespaces.clone(),
+        scopes,
         concurrency: usize::from(args.concurrency),
     };
-    controller::run(controller, stop).await;
-    Ok(())
+    Ok(controller::run(controller, stop).await?)
 }

@@ -23,7 +23,7 @@ use trireme_operator::api::status::BatchJobStatus;
 use trireme_operator::batch::build::Settings;
 use trireme_operator::batch::decide::{EndOrder, Note};
 use trireme_operator::batch::reconcile::{Next, VisitError, visit};
-use trireme_operator::cluster::index::Index;
+use trireme_operator::cluster::index::{Index, Scope};
 use trireme_operator::cluster::{Cached, Cluster, Failure, Follow, Said};
 use trireme_operator::names::{JobKey, MANAGER, label as labels};
 use trireme_operator::queue::{Queue, Visited};
@@ -74,7 +74,6 @@ struct Watch<K> {
     position: usize,
     pending: VecDeque<Event<K>>,
     last: Option<Event<K>>,
-    complete: bool,
     due: bool,
 }
 
@@ -84,7 +83,6 @@ impl<K: Clone> Watch<K> {
             position: 0,
             pending: VecDeque::new(),
             last: None,
-            complete: false,
             due: false,
         }
     }
@@ -110,7 +108,7 @@ impl Running {
         let process = Process {
             id,
             world: Arc::clone(world),
-            index: Index::default(),
+            index: Index::new(&[Scope::AllNamespaces]),
             book: Mutex::default(),
             since_ms: AtomicI64::new(0),
             crash_after,
@@ -194,16 +192,15 @@ impl Running {
                     self.list_jobs(world);
                 }
                 if let Some(event) = self.jobs.last.clone().filter(|_| twice) {
-                    named.extend(self.process.index.on_job(event));
+                    named.extend(self.process.index.on_job(&Scope::AllNamespaces, event));
                 }
                 while count > 0
                     && let Some(event) = self.next_job(world)
                 {
                     count -= 1;
-                    self.jobs.complete |= matches!(event, Event::InitDone);
                     self.jobs.last =
                         Some(event.clone()).filter(|event| matches!(event, Event::Apply(_) | Event::Delete(_)));
-                    named.extend(self.process.index.on_job(event));
+                    named.extend(self.process.index.on_job(&Scope::AllNamespaces, event));
                 }
             }
             Kind::Pods => {
@@ -212,16 +209,15 @@ impl Running {
                     self.list_pods(world);
                 }
                 if let Some(event) = self.pods.last.clone().filter(|_| twice) {
-                    named.extend(self.process.index.on_pod(event));
+                    named.extend(self.process.index.on_pod(&Scope::AllNamespaces, event));
                 }
                 while count > 0
                     && let Some(event) = self.next_pod(world)
                 {
                     count -= 1;
-                    self.pods.complete |= matches!(event, Event::InitDone);
                     self.pods.last =
                         Some(event.clone()).filter(|event| matches!(event, Event::Apply(_) | Event::Delete(_)));
-                    named.extend(self.process.index.on_pod(event));
+                    named.extend(self.process.index.on_pod(&Scope::AllNamespaces, event));
                 }
             }
         }
@@ -277,7 +273,7 @@ impl Running {
 
     /// Begins a visit if none is under way and one is due.
     pub(crate) fn kick(&mut self) {
-        if self.idle || self.visit.is_some() || !self.jobs.complete || !self.pods.complete {
+        if self.idle || self.visit.is_some() {
             return;
         }
         self.idle = true;

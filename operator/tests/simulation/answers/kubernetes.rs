@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use trireme_operator::api::batch_job::BatchJob;
 use trireme_operator::cluster::Cluster;
-use trireme_operator::cluster::index::Index;
+use trireme_operator::cluster::index::{Index, Scope};
 use trireme_operator::cluster::kubernetes::Kubernetes;
 use trireme_operator::cluster::reports::Reports;
 
@@ -59,7 +59,7 @@ impl Real {
         // As the operator has it.
         config.default_retry = false;
         let client = Client::try_from(config).expect("the kubeconfig has been read");
-        let index = Arc::default();
+        let index = Arc::new(Index::new(&[Scope::AllNamespaces]));
         let real = Real {
             namespace: format!("answers-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]),
             cluster: cluster(&client, &index),

@@ -17,6 +17,7 @@ use trireme_operator::batch::build;
 use trireme_operator::batch::decide::{EndOrder, PodOrder};
 use trireme_operator::batch::reconcile::{VisitError, visit};
 use trireme_operator::batch::validate::{ValidJob, validate};
+use trireme_operator::cluster::index::Scope;
 use trireme_operator::cluster::{Cluster, Failure};
 use trireme_operator::names::{self, JobKey, PodRole};
 
@@ -503,7 +504,9 @@ impl<'a> Script<'a> {
     async fn settled(&self) -> BatchJob {
         loop {
             let job = self.cluster.job(&self.key).await.expect("the API server answers");
-            self.to.index().on_job(Event::Apply(job.expect("the job is there")));
+            self.to
+                .index()
+                .on_job(&Scope::AllNamespaces, Event::Apply(job.expect("the job is there")));
             match visit(self.cluster, &settings(), &self.key).await {
                 Ok(_) => return self.job().await,
                 Err(VisitError::Cluster(Failure::Conflict { .. })) => {}
