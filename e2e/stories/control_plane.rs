@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use trireme_e2e::{ApiServer, Lab, Operator, Store, Upgrade, condition, kill_processes};
 
 use crate::copy::{charged, check, is_there, under_way};
-use crate::pods::nowhere;
+use crate::pods::{nowhere, waiting};
 
 /// Jobs of the story of the killed operator.
 const JOBS: usize = 20;
@@ -172,6 +172,40 @@ async fn an_upgrade_puts_no_second_engine_into_a_job() {
     job.delete().await;
     job.until_gone().await;
     lab.close().await;
+}
+
+/// Each namespace has watches of its own, and none takes a job of another for gone: not when the operator starts, nor later.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn an_operator_that_watches_some_namespaces() {
+    let labs = [Lab::open("watched").await, Lab::open("watched-too").await];
+    let jobs = [
+        labs[0].apply("one", waiting()).await,
+        labs[1].apply("two", waiting()).await,
+    ];
+    let running = |status: &Value| status["state"] == "Running";
+    for job in &jobs {
+        job.until("the driver", running).await;
+    }
+    let namespaces = labs.each_ref().map(|lab| lab.namespace.as_str()).join(",");
+    let upgraded = Upgrade::to(&format!("watchNamespaces={{{namespaces}}}"));
+    for job in &jobs {
+        job.kill_driver().await;
+    }
+    for job in &jobs {
+        job.until("another driver", |status| status["driver"]["attempt"] == 2)
+            .await;
+    }
+    for lab in &labs {
+        lab.apply("new", json!({ "sql": "SELECT 1 AS one" }))
+            .await
+            .complete()
+            .await;
+    }
+    drop(upgraded);
+    for lab in labs {
+        lab.close().await;
+    }
 }
 
 /// In the middle of a hundred submissions the operator dies. Pods that no node takes keep the machine out of it.

@@ -1,7 +1,7 @@
 //! What a cluster refuses, and what a person asks for: told with its cause within seconds, and never in a hot loop.
 
 use serde_json::{Value, json};
-use trireme_e2e::{Job, Lab, kubectl};
+use trireme_e2e::{Job, Lab, condition, kubectl};
 
 use crate::pods::waiting;
 
@@ -52,6 +52,71 @@ async fn a_quota_that_is_raised() {
     kubectl(&["--namespace", &lab.namespace, "delete", "quota", "q"]).unwrap();
     let status = job.complete().await;
     assert!(status["retries"]["scheduling"].as_u64() >= Some(1), "{status:#}");
+    lab.close().await;
+}
+
+/// What a pod refers to is refused as a pod is.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn a_quota_of_services() {
+    let lab = Lab::open("quota-of-services").await;
+    let quota = |verb: &[&str]| {
+        kubectl(&[&["--namespace", lab.namespace.as_str()], verb].concat()).unwrap();
+    };
+    quota(&["create", "quota", "q", "--hard=services=0"]);
+    let job = lab.apply("quota", json!({ "sql": "SELECT 1 AS one" })).await;
+    let status = stuck(&job, "QuotaExceeded").await;
+    let message = condition(&status, "Progressing")["message"].to_string();
+    assert!(message.contains("Service quota-driver"), "{message}");
+    quota(&["delete", "quota", "q"]);
+    job.complete().await;
+    lab.close().await;
+}
+
+/// A Secret or a Service that has the name of the job's own stays what it is, and whose it is.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn names_that_are_taken() {
+    let lab = Lab::open("names").await;
+    let kubectl =
+        |arguments: &[&str]| kubectl(&[&["--namespace", lab.namespace.as_str()], arguments].concat()).unwrap();
+    kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "nightly-job",
+        "--from-literal=key=theirs",
+    ]);
+    let job = lab.apply("nightly", json!({ "sql": "SELECT 1 AS one" })).await;
+    let status = stuck(&job, "NameTaken").await;
+    let message = condition(&status, "Progressing")["message"].to_string();
+    assert!(message.contains("Secret nightly-job"), "{message}");
+    let theirs = kubectl(&[
+        "get",
+        "secret",
+        "nightly-job",
+        "-o",
+        "jsonpath={.data.key} {.metadata.ownerReferences}",
+    ]);
+    assert_eq!(theirs.trim(), "dGhlaXJz");
+    kubectl(&["delete", "secret", "nightly-job"]);
+    job.complete().await;
+
+    kubectl(&["create", "service", "clusterip", "weekly-driver", "--tcp=80"]);
+    let job = lab.apply("weekly", json!({ "sql": "SELECT 1 AS one" })).await;
+    let status = stuck(&job, "NameTaken").await;
+    let message = condition(&status, "Progressing")["message"].to_string();
+    assert!(message.contains("Service weekly-driver"), "{message}");
+    let theirs = kubectl(&[
+        "get",
+        "service",
+        "weekly-driver",
+        "-o",
+        "jsonpath={.spec.ports[0].port} {.metadata.ownerReferences}",
+    ]);
+    assert_eq!(theirs.trim(), "80");
+    kubectl(&["delete", "service", "weekly-driver"]);
+    job.complete().await;
     lab.close().await;
 }
 

@@ -50,6 +50,27 @@ async fn a_pod_template_that_no_pod_has() {
     lab.close().await;
 }
 
+/// A job that runs is looked after though its spec has become one that cannot be run.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn a_wrong_edit_of_a_job_that_runs() {
+    let lab = Lab::open("edit").await;
+    let job = lab.apply("edited", waiting()).await;
+    job.until("the driver", |status| status["state"] == "Running").await;
+    let template = |spec: Value| json!({ "driver": { "podTemplate": { "spec": spec } } });
+    job.patch(template(json!({ "affinty": { "a": 1 } }))).await;
+    told(&job, "Accepted", "InvalidSpec").await;
+    job.kill_driver().await;
+    let status = told(&job, "Progressing", "InvalidSpec").await;
+    assert_eq!(status["driver"]["attempt"], 1, "{status:#}");
+    job.patch(template(json!({ "affinty": null }))).await;
+    let status = job
+        .until("another driver", |status| status["driver"]["attempt"] == 2)
+        .await;
+    assert_eq!(condition(&status, "Accepted")["status"], "True", "{status:#}");
+    lab.close().await;
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster: make e2e"]
 async fn statements_that_come_later() {

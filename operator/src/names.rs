@@ -19,12 +19,9 @@ pub mod label {
     pub const RUN: &str = "trireme.dev/run";
     /// Which pod of its role: the attempt of a driver, the number of an executor.
     pub const NUMBER: &str = "trireme.dev/number";
-    /// Labels with this prefix are the operator's alone.
-    pub const PREFIX: &str = "trireme.dev/";
 }
 
-/// The one container of a pod.
-pub const CONTAINER: &str = "trireme";
+pub use trireme_spec::pods::CONTAINER;
 
 /// Ports, as `docs/reference/ports.md` has them.
 pub mod port {

@@ -113,8 +113,9 @@ reasons! {
     ContainerFailed, "A node cannot start the container.", "check the pod template, and that every Secret and ConfigMap that it names exists";
     Unschedulable, "No node takes a pod.", "add nodes, or ask for less cores or memory, or check node selector, affinity and tolerations";
     WaitingForRoom, "No node had room for an executor, and the job gave the room of its driver back to others for a while.", "add nodes, or ask for less cores or memory; the job asks again by itself";
-    QuotaExceeded, "A quota of the namespace refuses a pod.", "raise the quota, or ask for less; the operator tries again by itself";
-    PodRefused, "The API server or an admission policy refuses a pod.", "mend what the message names";
+    QuotaExceeded, "A quota of the namespace refuses a pod, or what a pod refers to.", "raise the quota, or ask for less; the operator tries again by itself";
+    PodRefused, "The API server or an admission policy refuses a pod, or what a pod refers to.", "mend what the message names";
+    NameTaken, "There is a Secret or a Service of the name that the job's own has, and it is not the job's.", "give the job another name, or remove what the message names; the operator tries again by itself";
     Suspended, "The job has released its pods, as spec.suspend asks.", "set spec.suspend to false to go on";
     NotSuspended, "The job is not suspended.", "";
     NotFinished, "The job has not ended.", "";

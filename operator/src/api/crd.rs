@@ -79,11 +79,16 @@ const KEPT: [&str; 6] = ["sql", "sqlFrom", "tables", "storage", "result", "crede
 
 /// Rules about the object as a whole: its name, and what may not change.
 fn rules() -> Value {
-    // That it is a subdomain is the API server's own rule; a label has no dots and fewer characters.
+    // That it is a subdomain is the API server's own rule; a label has no dots and fewer characters, and that of a Service begins with
+    // a letter.
     let mut rules = vec![json!({
-        "rule": format!("size(self.metadata.name) <= {} && !self.metadata.name.contains('.')", JobName::CHARS_MAX),
+        "rule": format!(
+            "size(self.metadata.name) <= {} && !self.metadata.name.contains('.') && !self.metadata.name.matches('^[0-9]')",
+            JobName::CHARS_MAX
+        ),
         "message": format!(
-            "the name must be {} characters at most, of lower case letters, digits and dashes, so that the names of its pods fit",
+            "the name must be {} characters at most, of lower case letters, digits and dashes, and begin with a letter, \
+             so that it can be part of the names of its pods and its Service",
             JobName::CHARS_MAX
         ),
     })];

@@ -6,12 +6,11 @@
 use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use trireme_spec::problem::Problem;
 
 use super::build::{self, JobSecret, SecretError, Settings};
-use super::decide::{Plan, PodOrder, decide, refuse, reject};
+use super::decide::{Plan, PodOrder, Refused, decide, refuse, reject, without_sql};
 use super::seen::{PodState, Seen, see};
-use super::validate::{ValidJob, validate};
+use super::validate::{ValidJob, rejected, validate, words};
 use crate::api::batch_job::{AnyBatchJob, BatchJob};
 use crate::api::condition::Reason;
 use crate::api::status::{BatchJobStatus, JobState};
@@ -111,8 +110,12 @@ fn look<'a>(
         cluster.forget(key);
         return Looked::Quiet;
     }
-    let Ok(job) = validate(object) else {
-        return Looked::Rejected;
+    let job = match validate(object) {
+        Ok(job) => job,
+        Err(problems) => match rejected(object, &problems) {
+            Some(job) => job,
+            None => return Looked::Rejected,
+        },
     };
     // Attempts begin anew with each run: the end of one run must not be taken for that of the next.
     let said = cluster.report(key).filter(|said| said.run == job.run);
@@ -176,7 +179,7 @@ async fn reject_job(cluster: &dyn Cluster, object: &AnyBatchJob) -> Result<Next,
         Ok(object) => {
             let problems = validate(object).err().unwrap_or_default();
             let before = object.status.clone().unwrap_or_default();
-            let (status, notes) = reject(object, &before, Reason::InvalidSpec, &words(&problems), cluster.now());
+            let (status, notes) = reject(object, &before, &words(&problems), cluster.now());
             if status != before {
                 cluster.write_status(object, &status).await?;
                 cluster.publish(object, &notes).await;
@@ -186,44 +189,17 @@ async fn reject_job(cluster: &dyn Cluster, object: &AnyBatchJob) -> Result<Next,
     Ok(None)
 }
 
-fn words(problems: &[Problem]) -> String {
-    let one = |problem: &Problem| {
-        let field = problem
-            .location
-            .as_ref()
-            .map(|location| &location.field)
-            .filter(|field| !field.is_empty());
-        let place = field.map(|field| format!("{field}: ")).unwrap_or_default();
-        let found = problem
-            .found
-            .as_ref()
-            .map(|found| format!(", found {found}"))
-            .unwrap_or_default();
-        let allowed = problem
-            .allowed
-            .as_ref()
-            .map(|allowed| format!(", allowed: {allowed}"))
-            .unwrap_or_default();
-        let remedy = problem
-            .remedy
-            .as_ref()
-            .map(|remedy| format!("; {remedy}"))
-            .unwrap_or_default();
-        format!("{place}{}{found}{allowed}{remedy}", problem.message)
-    };
-    problems.iter().map(one).collect::<Vec<_>>().join("\n")
-}
-
 /// Does what was decided: makes, writes down, ends, removes.
 async fn carry_out(cluster: &dyn Cluster, settings: &Settings, look: Box<Look>) -> Result<Next, VisitError> {
     let mut look = look;
     let key = look.job.key.clone();
     if !look.plan.make.is_empty() {
-        match dereference(cluster, settings, &look.job).await? {
-            Dereferenced::Ready => {}
-            Dereferenced::NoSql { name } => return no_sql(cluster, &look, &name).await,
-        }
-        make(cluster, settings, &mut look).await?;
+        let refused = match prepare(cluster, settings, &look).await? {
+            Prepared::Ready => make(cluster, settings, &look).await?,
+            Prepared::NoSql { name } => return no_sql(cluster, &look, &name).await,
+            Prepared::Refused { reason, message } => all_refused(&look.plan, reason, &message),
+        };
+        refuse(&look.job, &mut look.plan, &refused, cluster.now());
     }
     let Look {
         object, before, plan, ..
@@ -248,13 +224,9 @@ async fn carry_out(cluster: &dyn Cluster, settings: &Settings, look: Box<Look>) 
     Ok(look.plan.next)
 }
 
-/// Makes the pods of the plan, and takes back what the cluster refused.
-async fn make(cluster: &dyn Cluster, settings: &Settings, look: &mut Look) -> Result<(), VisitError> {
+/// Makes the pods of the plan, and says which of them the cluster refused.
+async fn make(cluster: &dyn Cluster, settings: &Settings, look: &Look) -> Result<Vec<Refused>, VisitError> {
     let (job, plan) = (&look.job, &look.plan);
-    let driver = plan.make.iter().find(|order| order.role == PodRole::Driver);
-    if let Some(driver) = driver {
-        cluster.apply_service(&build::service(job, driver.number)).await?;
-    }
     let mut refused = Vec::new();
     // The driver first: where there is room for some pods only, it has to be among them.
     for role in [PodRole::Driver, PodRole::Executor] {
@@ -270,7 +242,11 @@ async fn make(cluster: &dyn Cluster, settings: &Settings, look: &mut Look) -> Re
                 }
                 // One that exists was made by a visit that was broken off.
                 Ok(()) | Err(Failure::Exists { .. }) => {}
-                Err(Failure::Refused { quota, message, .. }) => refused.push((order, quota, message)),
+                Err(Failure::Refused { quota, message, .. }) => refused.push(Refused {
+                    reason: refused_by(quota),
+                    order,
+                    message,
+                }),
                 Err(failure) => return Err(failure.into()),
             }
         }
@@ -278,8 +254,26 @@ async fn make(cluster: &dyn Cluster, settings: &Settings, look: &mut Look) -> Re
             break;
         }
     }
-    refuse(&look.job, &mut look.plan, &refused, cluster.now());
-    Ok(())
+    Ok(refused)
+}
+
+fn refused_by(quota: bool) -> Reason {
+    match quota {
+        true => Reason::QuotaExceeded,
+        false => Reason::PodRefused,
+    }
+}
+
+/// Without what they refer to, no pods of the plan are asked for.
+fn all_refused(plan: &Plan, reason: Reason, message: &str) -> Vec<Refused> {
+    let driver = plan.make.iter().find(|order| order.role == PodRole::Driver);
+    let orders = driver.map_or(&plan.make[..], std::slice::from_ref);
+    let refused = |order: &PodOrder| Refused {
+        order: order.clone(),
+        reason,
+        message: message.to_owned(),
+    };
+    orders.iter().map(refused).collect()
 }
 
 async fn make_pod(cluster: &dyn Cluster, pod: Pod, order: PodOrder) -> (PodOrder, Result<(), Failure>) {
@@ -297,13 +291,54 @@ async fn is_of_another_run(cluster: &dyn Cluster, job: &ValidJob, order: &PodOrd
         .any(|pod| pod.metadata.name.as_ref() == Some(&name) && run(pod).as_ref() != Some(&job.run)))
 }
 
-enum Dereferenced {
+/// How what pods refer to stands.
+enum Prepared {
     Ready,
     NoSql { name: String },
+    Refused { reason: Reason, message: String },
 }
 
-/// Gets or makes what pods refer to. Whoever loses the race for it takes what the other has made.
-async fn dereference(cluster: &dyn Cluster, settings: &Settings, job: &ValidJob) -> Result<Dereferenced, VisitError> {
+impl Prepared {
+    fn taken(what: &str) -> Prepared {
+        Prepared::Refused {
+            reason: Reason::NameTaken,
+            message: format!("{what} is there already, and is not this job's"),
+        }
+    }
+}
+
+/// Gets or makes what the pods of the plan refer to.
+async fn prepare(cluster: &dyn Cluster, settings: &Settings, look: &Look) -> Result<Prepared, VisitError> {
+    let prepared = match dereference(cluster, settings, &look.job).await {
+        Ok(Prepared::Ready) => apply_service(cluster, look).await.map_err(VisitError::from),
+        other => other,
+    };
+    match prepared {
+        Err(VisitError::Cluster(Failure::Refused { what, quota, message })) => Ok(Prepared::Refused {
+            reason: refused_by(quota),
+            message: format!("{what}: {message}"),
+        }),
+        prepared => prepared,
+    }
+}
+
+/// Leads executors to the driver that is to be made, if one is.
+async fn apply_service(cluster: &dyn Cluster, look: &Look) -> Result<Prepared, Failure> {
+    let Some(driver) = look.plan.make.iter().find(|order| order.role == PodRole::Driver) else {
+        return Ok(Prepared::Ready);
+    };
+    match cluster.apply_service(&build::service(&look.job, driver.number)).await {
+        Ok(()) => Ok(Prepared::Ready),
+        Err(Failure::Conflict { .. }) => {
+            let name = names::service(&look.job.key.name);
+            Ok(Prepared::taken(&format!("Service {name}")))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Gets or makes the job's Secret. Whoever loses the race for it takes what the other has made.
+async fn dereference(cluster: &dyn Cluster, settings: &Settings, job: &ValidJob) -> Result<Prepared, VisitError> {
     let namespace = &job.key.namespace;
     let name = names::secret(&job.key.name);
     let old = cluster.secret(namespace, &name).await?;
@@ -311,7 +346,10 @@ async fn dereference(cluster: &dyn Cluster, settings: &Settings, job: &ValidJob)
         if let Some(renewed) = build::renewed(job, secret, cluster.system_time())? {
             cluster.replace_secret(&renewed).await?;
         }
-        return Ok(Dereferenced::Ready);
+        return Ok(Prepared::Ready);
+    }
+    if old.as_ref().is_some_and(|secret| !is_of_job(secret, job)) {
+        return Ok(Prepared::taken(&format!("Secret {name}")));
     }
     let from = job
         .spec
@@ -325,7 +363,7 @@ async fn dereference(cluster: &dyn Cluster, settings: &Settings, job: &ValidJob)
             let text = map.and_then(|map| map.data?.remove(&from.key));
             let Some(text) = text else {
                 let name = format!("key {} of ConfigMap {}", from.key, from.name);
-                return Ok(Dereferenced::NoSql { name });
+                return Ok(Prepared::NoSql { name });
             };
             Some(text)
         }
@@ -341,7 +379,14 @@ async fn dereference(cluster: &dyn Cluster, settings: &Settings, job: &ValidJob)
             Err(failure) => return Err(failure.into()),
         },
     }
-    Ok(Dereferenced::Ready)
+    Ok(Prepared::Ready)
+}
+
+/// Whether it was made by an operator for a job of this name.
+fn is_of_job(secret: &Secret, job: &ValidJob) -> bool {
+    let labels = secret.metadata.labels.as_ref();
+    let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+    label(label::MANAGED_BY) == Some(names::MANAGER) && label(label::JOB) == Some(&job.key.name)
 }
 
 /// Whether it was written for this run of this very object.
@@ -354,7 +399,7 @@ fn is_of_run(secret: &Secret, job: &ValidJob) -> bool {
 async fn no_sql(cluster: &dyn Cluster, look: &Look, name: &str) -> Result<Next, VisitError> {
     let now = cluster.now();
     let message = format!("{name} does not exist: {}", Reason::SqlNotFound.remedy());
-    let (status, notes) = reject(&look.object, &look.before, Reason::SqlNotFound, &message, now);
+    let (status, notes) = without_sql(&look.job, &look.before, &message, now);
     if status != look.before {
         cluster.write_status(&look.object, &status).await?;
         cluster.publish(&look.object, &notes).await;
@@ -365,7 +410,8 @@ async fn no_sql(cluster: &dyn Cluster, look: &Look, name: &str) -> Result<Next, 
 /// Follows what the driver says, from the moment it has an address.
 async fn follow(cluster: &dyn Cluster, look: &Look) -> Result<(), VisitError> {
     let key = &look.job.key;
-    if look.plan.status.state.is_some_and(JobState::is_terminal) {
+    let state = look.plan.status.state;
+    if state.is_some_and(|state| state.is_terminal() || state == JobState::Suspended) {
         cluster.forget(key);
         return Ok(());
     }

@@ -9,7 +9,7 @@ use trireme_spec::quantity::Bytes;
 use trireme_spec::report::{JobReport, Phase};
 
 use crate::api::condition::Reason;
-use crate::names::{CONTAINER, IMAGE_ANNOTATION, PodRole, label};
+use crate::names::{CONTAINER, IMAGE_ANNOTATION, label};
 
 /// A job's pods and what its driver says.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,11 @@ pub struct PodSeen {
     pub memory: Option<Bytes>,
     /// The engine's image that it was built with.
     pub image: Option<String>,
+    /// Whether somebody told it to end.
+    pub is_told_to_end: bool,
     pub state: PodState,
+    /// Whether all its containers have ended: beside ours there may be others, which a template or a mesh put there.
+    pub all_ended: bool,
 }
 
 /// How a pod stands.
@@ -88,6 +92,22 @@ pub enum LastWords {
     Log(String),
 }
 
+impl PodSeen {
+    /// Whether it holds the room of a node until it is told to end.
+    pub fn holds_room(&self) -> bool {
+        match self.state {
+            PodState::Waiting(_) | PodState::Running { .. } => true,
+            PodState::Leaving { .. } => false,
+            PodState::Ended(_) => !self.is_over() && !self.is_told_to_end,
+        }
+    }
+
+    /// Whether nothing of it runs any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, PodState::Ended(_)) && self.all_ended
+    }
+}
+
 impl PodState {
     /// Whether it runs, or will.
     pub fn is_alive(&self) -> bool {
@@ -116,7 +136,9 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             ended: ended(pod),
             memory: memory(pod),
             image: image(pod),
+            is_told_to_end: pod.metadata.deletion_timestamp.is_some(),
             state: state(pod),
+            all_ended: is_over(pod),
         };
         match (number, of(label::ROLE), of(label::RUN)) {
             (Some(number), Some("driver"), Some(of_run)) if of_run == run => drop(seen.drivers.insert(number, facts)),
@@ -129,18 +151,7 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
     seen
 }
 
-/// The role of a pod, by its labels.
-pub fn role(pod: &Pod) -> Option<PodRole> {
-    match pod.metadata.labels.as_ref()?.get(label::ROLE)?.as_str() {
-        "driver" => Some(PodRole::Driver),
-        "executor" => Some(PodRole::Executor),
-        _ => None,
-    }
-}
-
 fn state(pod: &Pod) -> PodState {
-    let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
     let container = container(pod);
     let terminated = container
         .and_then(|container| container.state.as_ref())
@@ -148,14 +159,14 @@ fn state(pod: &Pod) -> PodState {
     if let Some(terminated) = terminated {
         return PodState::Ended(end(terminated, pod));
     }
-    if matches!(phase, "Failed" | "Succeeded") {
+    if is_over(pod) {
         // Pods that were evicted before they ran, or collected after they ended, have no container to ask.
         return PodState::Ended(match disruption(pod) {
             Some(why) => End::Lost { why },
-            None if phase == "Succeeded" => End::Succeeded,
-            None => End::Lost {
+            None if !is_failed(pod) => End::Succeeded,
+            None => failed_before(pod).unwrap_or_else(|| End::Lost {
                 why: reason_of(pod).unwrap_or_else(|| "the pod failed without a reason".to_owned()),
-            },
+            }),
         });
     }
     if pod.metadata.deletion_timestamp.is_some() {
@@ -289,8 +300,52 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
 fn is_failed(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Failed")
+    phase(pod) == Some("Failed")
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(phase(pod), Some("Failed" | "Succeeded"))
+}
+
+/// How a pod ended whose template has a container to be run before ours, by which it failed.
+fn failed_before(pod: &Pod) -> Option<End> {
+    let (name, terminated) = init_containers(pod).find_map(|container| {
+        let terminated = container.state.as_ref()?.terminated.as_ref()?;
+        (terminated.exit_code != 0).then_some((&container.name, terminated))
+    })?;
+    let whose = |what: &str| LastWords::Log(format!("init container {name} {what}"));
+    Some(match end(terminated, pod) {
+        End::Crashed { code, last_words } => {
+            let words = match last_words {
+                LastWords::Log(log) if log.is_empty() => whose("failed"),
+                LastWords::Log(log) => whose(&format!("failed: {log}")),
+                LastWords::Problem(problem) => whose(&format!("failed: {}", problem.message)),
+            };
+            End::Crashed {
+                code,
+                last_words: words,
+            }
+        }
+        // Ours cannot help it by having more.
+        End::OutOfMemory => End::Crashed {
+            code: terminated.exit_code,
+            last_words: whose("ran out of its memory"),
+        },
+        end => end,
+    })
+}
+
+fn init_containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.init_container_statuses.as_ref());
+    statuses.into_iter().flatten()
 }
 
 /// Why the kubelet ended the pod as a whole, such as `Evicted`.
@@ -305,10 +360,10 @@ fn reason_of(pod: &Pod) -> Option<String> {
 
 /// What keeps a pod from running, as far as somebody has to do something about it.
 fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<Trouble> {
-    let waiting = container
-        .and_then(|container| container.state.as_ref())
-        .and_then(|state| state.waiting.as_ref());
-    if let Some(waiting) = waiting {
+    let waiting = init_containers(pod)
+        .chain(container)
+        .filter_map(|container| container.state.as_ref()?.waiting.as_ref());
+    for waiting in waiting {
         let reason = match waiting.reason.as_deref().unwrap_or_default() {
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => {
                 Reason::ImagePullFailed
@@ -316,7 +371,7 @@ fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<Trouble> {
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => {
                 Reason::ContainerFailed
             }
-            _ => return None,
+            _ => continue,
         };
         let words = waiting.message.as_deref().or(waiting.reason.as_deref());
         return Some(Trouble {
@@ -377,6 +432,54 @@ mod tests {
         assert!(
             matches!(by_nobody_known, PodState::Ended(End::Reported(_))),
             "{by_nobody_known:?}"
+        );
+    }
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({ "status": status })).unwrap()
+    }
+
+    fn init_container(state: Value) -> Value {
+        json!([{ "name": "fetch", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state }])
+    }
+
+    #[test]
+    fn a_container_that_runs_before_ours_is_told_by_its_name() {
+        let failed = |terminated: Value| {
+            let containers = init_container(json!({ "terminated": terminated }));
+            match state(&pod(json!({ "phase": "Failed", "initContainerStatuses": containers }))) {
+                PodState::Ended(End::Crashed {
+                    code,
+                    last_words: LastWords::Log(log),
+                }) => (code, log),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (code, log) = failed(json!({ "exitCode": 3, "message": "no route" }));
+        assert_eq!((code, log.as_str()), (3, "init container fetch failed: no route"));
+        let (code, log) = failed(json!({ "exitCode": 137, "reason": "OOMKilled" }));
+        assert_eq!(
+            (code, log.as_str()),
+            (137, "init container fetch ran out of its memory")
+        );
+
+        let containers =
+            init_container(json!({ "waiting": { "reason": "ImagePullBackOff", "message": "no such image" } }));
+        let waiting = state(&pod(json!({ "phase": "Pending", "initContainerStatuses": containers })));
+        let PodState::Waiting(Some(trouble)) = waiting else {
+            panic!("{waiting:?}")
+        };
+        assert_eq!(trouble.reason, Reason::ImagePullFailed);
+    }
+
+    #[test]
+    fn a_machine_that_goes_takes_the_containers_before_ours_along() {
+        let containers = init_container(json!({ "terminated": { "exitCode": 137 } }));
+        let evicted = json!({ "phase": "Failed", "reason": "Evicted", "initContainerStatuses": containers });
+        let state = state(&pod(evicted));
+        assert!(
+            matches!(&state, PodState::Ended(End::Lost { why }) if why == "Evicted"),
+            "{state:?}"
         );
     }
 }

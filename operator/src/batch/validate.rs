@@ -12,11 +12,13 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::api::batch_job::BatchJob;
 use crate::api::condition::{ConditionStatus, ConditionType};
-use crate::names::{CONTAINER, JobKey, label};
+use crate::names::JobKey;
 
 /// A job that can be built without another error.
 #[derive(Clone, Debug)]
 pub struct ValidJob {
+    /// Why its spec cannot be run, where it was changed while a run was under way. What runs is looked after, and nothing is made.
+    pub rejected: Option<String>,
     pub key: JobKey,
     pub uid: String,
     pub generation: i64,
@@ -38,9 +40,7 @@ pub fn validate(job: &BatchJob) -> Result<ValidJob, Vec<Problem>> {
     if !was_accepted(job) {
         check_spec(job)?;
     }
-    let metadata = &job.metadata;
     let spec = &job.spec;
-    let uid = metadata.uid.clone().unwrap_or_default();
     let mut problems = Vec::new();
     let mut overlay = |field: &str, template: &Option<PodTemplate>| {
         let template = template.as_ref()?;
@@ -53,6 +53,29 @@ pub fn validate(job: &BatchJob) -> Result<ValidJob, Vec<Problem>> {
         return Err(problems);
     }
     Ok(ValidJob {
+        driver_overlays: common.iter().cloned().chain(driver).collect(),
+        executor_overlays: common.into_iter().chain(executor).collect(),
+        ..without_overlays(job)
+    })
+}
+
+/// A job of which nothing may be made, for `problems`: as much of it as it takes to look after the run that is under way, if one
+/// has begun.
+pub fn rejected(job: &BatchJob, problems: &[Problem]) -> Option<ValidJob> {
+    let rejected = ValidJob {
+        rejected: Some(words(problems)),
+        ..without_overlays(job)
+    };
+    let status = job.status.as_ref()?;
+    let begun = status.start_time.is_some() && status.run.as_ref() == Some(&rejected.run);
+    begun.then_some(rejected)
+}
+
+fn without_overlays(job: &BatchJob) -> ValidJob {
+    let (metadata, spec) = (&job.metadata, &job.spec);
+    let uid = metadata.uid.clone().unwrap_or_default();
+    ValidJob {
+        rejected: None,
         key: JobKey {
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
@@ -65,9 +88,38 @@ pub fn validate(job: &BatchJob) -> Result<ValidJob, Vec<Problem>> {
         },
         uid,
         spec: spec.clone(),
-        driver_overlays: common.iter().cloned().chain(driver).collect(),
-        executor_overlays: common.into_iter().chain(executor).collect(),
-    })
+        driver_overlays: Vec::new(),
+        executor_overlays: Vec::new(),
+    }
+}
+
+/// All that is wrong with an object, for people.
+pub fn words(problems: &[Problem]) -> String {
+    let one = |problem: &Problem| {
+        let field = problem
+            .location
+            .as_ref()
+            .map(|location| &location.field)
+            .filter(|field| !field.is_empty());
+        let place = field.map(|field| format!("{field}: ")).unwrap_or_default();
+        let found = problem
+            .found
+            .as_ref()
+            .map(|found| format!(", found {found}"))
+            .unwrap_or_default();
+        let allowed = problem
+            .allowed
+            .as_ref()
+            .map(|allowed| format!(", allowed: {allowed}"))
+            .unwrap_or_default();
+        let remedy = problem
+            .remedy
+            .as_ref()
+            .map(|remedy| format!("; {remedy}"))
+            .unwrap_or_default();
+        format!("{place}{}{found}{allowed}{remedy}", problem.message)
+    };
+    problems.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether this very spec has been checked before.
@@ -93,36 +145,10 @@ fn check_spec(job: &BatchJob) -> Result<(), Vec<Problem>> {
     read_manifest_for("the object", &manifest.to_string(), Target::Kubernetes).map(drop)
 }
 
-/// Fields of a pod that are the operator's to decide: without them a job would not be one.
-const OPERATORS_FIELDS: [&str; 8] = [
-    "restartPolicy",
-    "automountServiceAccountToken",
-    "enableServiceLinks",
-    "nodeName",
-    "hostNetwork",
-    "hostPID",
-    "hostIPC",
-    "ephemeralContainers",
-];
-
-/// The same for the container that runs the engine.
-const OPERATORS_CONTAINER_FIELDS: [&str; 4] = ["command", "args", "resources", "terminationMessagePath"];
-
+/// A template as a pod. That it leaves alone what is the operator's to decide has been checked with the spec.
 fn overlay(field: &str, template: &PodTemplate) -> Result<Pod, Problem> {
     let bad = |message: String| Problem::new(ErrorCode::ManifestBadValue, message);
     let fields = &template.spec.0;
-    if let Some(key) = template
-        .metadata
-        .labels
-        .keys()
-        .find(|key| key.starts_with(label::PREFIX))
-    {
-        return Err(bad(format!("{field}.metadata.labels: {key} is the operator's label")));
-    }
-    if let Some(taken) = OPERATORS_FIELDS.iter().find(|taken| fields.contains_key(**taken)) {
-        return Err(bad(format!("{field}.spec.{taken} is the operator's to decide")).remedy("remove the field"));
-    }
-    check_container(field, fields)?;
     let spec: PodSpec = with_containers(fields)
         .and_then(serde_json::from_value)
         .map_err(|error| bad(format!("{field}.spec: {error}")))?;
@@ -143,25 +169,6 @@ fn overlay(field: &str, template: &PodTemplate) -> Result<Pod, Problem> {
         spec: Some(spec),
         status: None,
     })
-}
-
-fn check_container(field: &str, fields: &Map<String, Value>) -> Result<(), Problem> {
-    let containers = fields.get("containers").and_then(Value::as_array);
-    let ours = containers
-        .into_iter()
-        .flatten()
-        .find(|container| container["name"] == CONTAINER);
-    let taken = OPERATORS_CONTAINER_FIELDS
-        .iter()
-        .find(|taken| ours.is_some_and(|container| container.get(taken).is_some()));
-    match taken {
-        Some(taken) => Err(Problem::new(
-            ErrorCode::ManifestBadValue,
-            format!("{field}.spec.containers[{CONTAINER}].{taken} is the operator's to decide"),
-        )
-        .remedy("size a pod with cores, memory and scratch of spec.driver and spec.executors")),
-        None => Ok(()),
-    }
 }
 
 /// A pod must have containers, which a template need not.

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, ResourceExt};
 
@@ -54,7 +55,7 @@ impl Events {
                 tracing::info!(job = %key, reason = note.reason.as_str(), message = note.message, "an event is held back");
                 continue;
             }
-            let event = event(note);
+            let event = event(note, &key.namespace);
             let publishing = tokio::time::timeout(self.patience, self.recorder.publish(&event, &regarding));
             if let Ok(Err(error)) = publishing.await {
                 tracing::warn!(%error, reason = event.reason, "an event was not published");
@@ -67,7 +68,16 @@ fn budgets() -> DefaultKeyedRateLimiter<JobKey> {
     RateLimiter::keyed(Quota::per_minute(EACH_MINUTE).allow_burst(BURST))
 }
 
-fn event(note: &Note) -> Event {
+/// `note` as an event. That it is about a pod tells it from those about others: the recorder takes events that differ in nothing but
+/// their words for repetitions of the first.
+fn event(note: &Note, namespace: &str) -> Event {
+    let pod = note.pod.as_ref().map(|name| ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(name.clone()),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectReference::default()
+    });
     let mut text = note.message.clone();
     text.truncate(text.floor_char_boundary(NOTE_BYTES_MAX));
     Event {
@@ -78,7 +88,7 @@ fn event(note: &Note) -> Event {
         reason: note.reason.as_str().to_owned(),
         note: Some(text),
         action: "Reconcile".to_owned(),
-        secondary: None,
+        secondary: pod,
     }
 }
 

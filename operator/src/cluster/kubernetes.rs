@@ -30,6 +30,9 @@ use crate::names::{JobKey, MANAGER, label};
 /// An API server that does not answer for so long is away.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Who says in `managedFields` that an object cannot be read.
+const READER: &str = "trireme-operator-reader";
+
 /// A cluster, by its API server.
 pub struct Kubernetes {
     client: Client,
@@ -171,7 +174,8 @@ impl Cluster for Kubernetes {
     async fn apply_service(&self, service: &Service) -> Result<(), Failure> {
         let api: Api<Service> = self.api(&service.namespace().unwrap_or_default());
         let name = service.name_any();
-        let parameters = PatchParams::apply(MANAGER).force();
+        // Not by force: fields that another has written make it another's.
+        let parameters = PatchParams::apply(MANAGER);
         let patch = Patch::Apply(service);
         let applying = api.patch(&name, &parameters, &patch);
         within(format!("apply Service {name}"), applying).await.map(drop)
@@ -219,8 +223,14 @@ impl Cluster for Kubernetes {
         let metadata = &object.metadata;
         let api: Api<AnyBatchJob> = self.api(metadata.namespace.as_deref().unwrap_or_default());
         let name = metadata.name.clone().unwrap_or_default();
-        let status = json!({ "observedGeneration": metadata.generation, "conditions": [unreadable(object)] });
-        let (parameters, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
+        // Under a name of its own: what was said of the object while it could be read stays.
+        let written = json!({
+            "apiVersion": API_VERSION,
+            "kind": "BatchJob",
+            "metadata": { "name": name },
+            "status": { "observedGeneration": metadata.generation, "conditions": [unreadable(object)] },
+        });
+        let (parameters, patch) = (PatchParams::apply(READER).force(), Patch::Apply(written));
         let writing = api.patch_status(&name, &parameters, &patch);
         within(format!("write the status of BatchJob {name}"), writing)
             .await

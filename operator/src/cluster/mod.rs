@@ -87,6 +87,7 @@ pub trait Cluster: Send + Sync {
     async fn create_secret(&self, secret: &Secret) -> Result<(), Failure>;
     /// Fails with [`Failure::Conflict`] if it was changed since it was read.
     async fn replace_secret(&self, secret: &Secret) -> Result<(), Failure>;
+    /// Fails with [`Failure::Conflict`] if there is one that somebody else has written.
     async fn apply_service(&self, service: &Service) -> Result<(), Failure>;
     async fn create_pod(&self, pod: &Pod) -> Result<(), Failure>;
     /// That very pod; that it is gone already is no failure.

@@ -141,18 +141,19 @@ impl Store {
         Ok(true)
     }
 
-    /// Says so in the status, whatever version it has.
+    /// Says so in the status, whatever version it has, beside what is said there of other kinds.
     pub(crate) fn write_unreadable(&mut self, object: &InvalidObject) -> Result<(), Failure> {
         let name = object.metadata.name.clone().unwrap_or_default();
         let Some(mut job) = self.jobs.get(&name).cloned() else {
             let what = format!("status of {name}");
             return Err(Failure::NotFound { what });
         };
-        let status = BatchJobStatus {
-            observed_generation: object.metadata.generation,
-            conditions: vec![unreadable(object)],
-            ..job.status.clone().unwrap_or_default()
-        };
+        let mut status = job.status.clone().unwrap_or_default();
+        let said = unreadable(object);
+        status.observed_generation = object.metadata.generation;
+        status.conditions.retain(|condition| condition.kind != said.kind);
+        status.conditions.push(said);
+        status.conditions.sort_by_key(|condition| condition.kind);
         if job.status.as_ref() != Some(&status) {
             job.status = Some(status);
             self.stamp(&mut job.metadata);

@@ -249,6 +249,7 @@ fn driver_args(job: &ValidJob, settings: &Settings, order: &PodOrder, cores: u32
         format!("--run={}", job.run),
         format!("--generation={}", order.number),
         format!("--executor-wait={EXECUTOR_WAIT}"),
+        format!("--spill={}", job.spec.driver.scratch.size),
         "--output=json".to_owned(),
         "--quiet".to_owned(),
         "--max-rows=20".to_owned(),

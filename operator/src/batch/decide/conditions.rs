@@ -13,9 +13,23 @@ use crate::api::status::{BatchJobStatus, JobState};
 /// A container usually starts within a second or two of its pod. What keeps one for so long is worth a look.
 const SLOW: SignedDuration = SignedDuration::from_secs(8);
 
-/// The object can be run.
+/// Whether the object can be run.
 pub fn accept(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
-    put(job, status, ConditionType::Accepted, true, Reason::Valid, "", now);
+    let (holds, reason, words) = match &job.rejected {
+        None => (true, Reason::Valid, ""),
+        Some(words) => (false, Reason::InvalidSpec, words.as_str()),
+    };
+    put(job, status, ConditionType::Accepted, holds, reason, words, now);
+}
+
+/// Whether `status` refuses the object for `reason` in these words already.
+pub fn says(status: &BatchJobStatus, reason: Reason, words: &str) -> bool {
+    of_kind(status, ConditionType::Accepted)
+        .is_some_and(|condition| condition.reason == reason.as_str() && condition.message == cut(words))
+}
+
+fn of_kind(status: &BatchJobStatus, kind: ConditionType) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.kind == kind)
 }
 
 /// A run that is under way.
@@ -39,7 +53,9 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
         .filter_map(|pod| slow_at(pod))
         .filter(|time| *time > now);
     plan.next = later.chain(plan.next).min();
-    let (going, reason, message) = progress(driver, seen, status, works, slow.map(|pod| pod.name.as_str()));
+    let slow = slow.map(|pod| pod.name.as_str());
+    let (going, reason, message) =
+        kept_from(job, driver, seen, status, now).unwrap_or_else(|| progress(driver, seen, status, works, slow));
     let ready = works && status.executors.ready > 0;
     put(job, status, ConditionType::Progressing, going, reason, &message, now);
     put(job, status, ConditionType::Ready, ready, reason, &message, now);
@@ -55,6 +71,33 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
     for kind in [ConditionType::Complete, ConditionType::Failed] {
         put(job, status, kind, false, Reason::NotFinished, "", now);
     }
+}
+
+/// What keeps the operator from making the pods that are missing, if something does.
+fn kept_from(
+    job: &ValidJob,
+    driver: &Driver,
+    seen: &Seen,
+    status: &BatchJobStatus,
+    now: Timestamp,
+) -> Option<(bool, Reason, String)> {
+    let no_driver = matches!(driver, Driver::Waits) && status.driver.gave_way == 0;
+    let no_executor = status.executors.ready == 0 && executor_trouble(seen).is_none();
+    let nobody = !seen.executors.values().any(|pod| pod.state.is_alive());
+    if let Some(words) = &job.rejected
+        && (no_driver || (no_executor && nobody))
+    {
+        return Some((false, Reason::InvalidSpec, words.clone()));
+    }
+    // Once refused, a pod is asked for again after a while. Until then it stays refused.
+    let waits = |time: Option<Timestamp>| time.is_some_and(|time| time > now);
+    let refused =
+        (no_driver && waits(status.retries.retry_time)) || (no_executor && waits(status.executors.retry_time));
+    let before = of_kind(status, ConditionType::Progressing).filter(|_| refused)?;
+    let reason = [Reason::QuotaExceeded, Reason::PodRefused, Reason::NameTaken]
+        .into_iter()
+        .find(|reason| before.reason == reason.as_str())?;
+    Some((false, reason, before.message.clone()))
 }
 
 /// Whether a run that is under way comes nearer to its end, why or why not, and in which words. `slow` is a pod whose container
@@ -142,6 +185,30 @@ fn told(whose: &str, trouble: &Trouble) -> (bool, Reason, String) {
 }
 
 /// A run whose pods the cluster does not take.
+/// A job whose SQL is not there.
+pub fn without_sql(job: &ValidJob, message: &str, status: &mut BatchJobStatus, now: Timestamp) {
+    let reason = Reason::SqlNotFound;
+    for kind in [
+        ConditionType::Accepted,
+        ConditionType::Progressing,
+        ConditionType::Ready,
+    ] {
+        put(job, status, kind, false, reason, message, now);
+    }
+    put(
+        job,
+        status,
+        ConditionType::Suspended,
+        false,
+        Reason::NotSuspended,
+        "",
+        now,
+    );
+    for kind in [ConditionType::Complete, ConditionType::Failed] {
+        put(job, status, kind, false, Reason::NotFinished, "", now);
+    }
+}
+
 pub fn refused(job: &ValidJob, reason: Reason, whose: &str, why: &str, status: &mut BatchJobStatus, now: Timestamp) {
     let message = format!("{whose} was refused: {why}. Way out: {}", reason.remedy());
     put(job, status, ConditionType::Progressing, false, reason, &message, now);
@@ -228,8 +295,7 @@ fn put(
     message: &str,
     now: Timestamp,
 ) {
-    let mut message = message.to_owned();
-    message.truncate(message.floor_char_boundary(4096));
+    let message = cut(message);
     set(
         &mut status.conditions,
         Condition {
@@ -241,6 +307,11 @@ fn put(
             observed_generation: Some(job.generation),
         },
     );
+}
+
+/// As much of `message` as a condition may have.
+fn cut(message: &str) -> String {
+    message[..message.floor_char_boundary(4096)].to_owned()
 }
 
 /// Kubernetes' times have no fractions.

@@ -45,15 +45,15 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
         plan.status.driver.since = seen.drivers[&highest].created.or(Some(now));
         plan.status.driver.start_time = None;
     }
-    let last = plan.status.driver.attempt;
-    if let Some(over) = outcome(seen, last, plan) {
+    if let Some(over) = outcome(seen, plan) {
         return Driver::Over(over);
     }
+    let last = plan.status.driver.attempt;
     // An attempt that was given up and lives on is ended.
     let given_up = seen.drivers.range(..=plan.status.driver.charged);
     plan.end.extend(
         given_up
-            .filter(|(_, pod)| pod.state.is_alive())
+            .filter(|(_, pod)| pod.holds_room())
             .map(|(_, pod)| end_order(pod)),
     );
     for attempt in plan.status.driver.charged + 1..=last {
@@ -73,7 +73,7 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
             return Driver::Alive { ready, trouble };
         }
         plan.status.driver.charged = attempt;
-        plan.end.extend(pod.filter(|pod| pod.state.is_alive()).map(end_order));
+        plan.end.extend(pod.filter(|pod| pod.holds_room()).map(end_order));
         // One that waits for a machine is not healthy meanwhile, nor is one that ended while nobody looked.
         let written = written.start_time.filter(|_| attempt == written.attempt);
         let started = pod.and_then(|pod| pod.started).or(written);
@@ -93,7 +93,9 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
 
 /// The end of the run, if a driver has brought it about. That all statements are done is so whoever says it; that the job has
 /// failed is for the last driver to say, because one that was replaced fails for that reason.
-fn outcome(seen: &Seen, last: u32, plan: &mut Plan) -> Option<Over> {
+pub fn outcome(seen: &Seen, plan: &mut Plan) -> Option<Over> {
+    let highest = seen.drivers.keys().next_back().copied().unwrap_or_default();
+    let last = plan.status.driver.attempt.max(highest);
     let by_pods = seen.drivers.iter().filter_map(|(attempt, pod)| match &pod.state {
         PodState::Ended(End::Reported(report)) => Some((*attempt, &**report)),
         _ => None,
@@ -216,7 +218,7 @@ fn lost(job: &ValidJob, name: &str, why: &str, now: Timestamp, plan: &mut Plan) 
     plan.status.retries.infrastructure = losses + 1;
     // The first loss is usual and costs no wait.
     plan.status.retries.retry_time = Some(now + wait(&job.spec.retries.backoff, losses));
-    plan.note(true, Reason::DriverLost, format!("driver {name} was lost: {why}"));
+    plan.warn_of(name, Reason::DriverLost, format!("driver {name} was lost: {why}"));
     None
 }
 
@@ -235,8 +237,8 @@ fn out_of_memory(job: &ValidJob, name: &str, had: Option<Bytes>, now: Timestamp,
     plan.status.driver.memory = Some(more);
     plan.status.retries.out_of_memory += 1;
     plan.status.retries.retry_time = None;
-    plan.note(
-        true,
+    plan.warn_of(
+        name,
         Reason::OutOfMemory,
         format!("driver {name} ran out of its memory of {had}; the next one gets {more}"),
     );
@@ -258,8 +260,8 @@ fn crashed(job: &ValidJob, name: &str, how: &str, error: LastError, now: Timesta
     }
     plan.status.retries.application = crashes + 1;
     plan.status.retries.retry_time = Some(now + wait(&job.spec.retries.backoff, crashes + 1));
-    plan.note(
-        true,
+    plan.warn_of(
+        name,
         Reason::DriverCrashed,
         format!("driver {name} ended by itself: {how}"),
     );

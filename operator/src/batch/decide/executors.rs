@@ -136,8 +136,8 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
                     LastWords::Problem(problem) => format!("{}: {}", problem.code, problem.message),
                     LastWords::Log(log) => format!("exit code {code}: {log}"),
                 };
-                plan.note(
-                    true,
+                plan.warn_of(
+                    &name,
                     Reason::ExecutorCrashed,
                     format!("executor {name} ended by itself: {why}"),
                 );
@@ -159,7 +159,7 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
 
 fn lost(name: &str, why: &str, plan: &mut Plan) {
     plan.status.executors.lost += 1;
-    plan.note(true, Reason::ExecutorLost, format!("executor {name} was lost: {why}"));
+    plan.warn_of(name, Reason::ExecutorLost, format!("executor {name} was lost: {why}"));
 }
 
 /// Several may run out of the same memory at once: it grows once for all of them.
@@ -176,7 +176,7 @@ fn out_of_memory(job: &ValidJob, name: &str, had: Option<Bytes>, plan: &mut Plan
         }
         None => format!("executor {name} ran out of its memory of {had}, which is as much as it may grow to"),
     };
-    plan.note(true, Reason::OutOfMemory, message);
+    plan.warn_of(name, Reason::OutOfMemory, message);
 }
 
 fn count_ready(seen: &Seen, alive: &BTreeSet<u32>, plan: &mut Plan) {
@@ -232,12 +232,13 @@ fn end_leaving(seen: &Seen, plan: &mut Plan) {
     plan.end.extend(pods.filter(|pod| pod.state.is_alive()).map(end_order));
 }
 
-/// One that lives though it was settled: its making was given up and done all the same, or a status went back in time.
+/// One that lives though it was settled: its making was given up and done all the same, or a status went back in time. Or it has
+/// ended, and another container of its pod has not.
 fn end_settled(seen: &Seen, plan: &mut Plan) {
     let open = &plan.status.executors.open;
     let settled = seen
         .executors
         .iter()
-        .filter(|(number, pod)| !open.0.contains(number) && pod.state.is_alive());
+        .filter(|(number, pod)| !open.0.contains(number) && pod.holds_room());
     plan.end.extend(settled.map(|(_, pod)| end_order(pod)));
 }

@@ -28,7 +28,7 @@ use crate::api::condition::Reason;
 use crate::api::status::{BatchJobStatus, DriverStatus, JobState};
 use crate::names::{self, PodRole, label};
 use driver::Driver;
-pub use refuse::{refuse, reject, unreadable};
+pub use refuse::{Refused, refuse, reject, unreadable, without_sql};
 
 /// What to do, in the order in which it is done: make, write the status, end, remove.
 #[derive(Clone, Debug)]
@@ -73,6 +73,8 @@ pub struct Note {
     pub warning: bool,
     pub reason: Reason,
     pub message: String,
+    /// The pod that it is about, if it is about one.
+    pub pod: Option<String>,
 }
 
 /// How a run ended.
@@ -86,14 +88,19 @@ struct Over {
 /// Executors that may still be there this long after the job has ended: they leave by themselves.
 const LEAVE_PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
+/// Pods of each role that have ended and stay there while the job is under way: their logs may be of use.
+const ENDED_KEPT: usize = 10;
+
 /// A job that is under way is looked at this often even if nothing is heard. It costs no request.
 const LOOK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
 
 /// What is to be done about `job`.
 pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timestamp) -> Plan {
+    let mut status = of_this_run(job, before);
+    conditions::accept(job, &mut status, now);
     let mut plan = Plan {
         make: Vec::new(),
-        status: of_this_run(job, before, now),
+        status,
         end: Vec::new(),
         gone: Vec::new(),
         remove: false,
@@ -109,20 +116,24 @@ pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timesta
     } else {
         run(job, seen, now, &mut plan);
     }
+    if let Some(words) = &job.rejected
+        && !conditions::says(before, Reason::InvalidSpec, words)
+    {
+        plan.note(true, Reason::InvalidSpec, words.clone());
+    }
     progress::note(before, seen, now, &mut plan);
     plan.status.observed_generation = Some(job.generation);
     plan
 }
 
 /// What is remembered of the run that the object asks for: nothing, if it is a new one.
-fn of_this_run(job: &ValidJob, before: &BatchJobStatus, now: Timestamp) -> BatchJobStatus {
+fn of_this_run(job: &ValidJob, before: &BatchJobStatus) -> BatchJobStatus {
     let mut status = match before.run.as_ref() == Some(&job.run) {
         true => before.clone(),
         false => BatchJobStatus {
             // Their times of transition tell when things really changed.
             conditions: before.conditions.clone(),
             run: Some(job.run.clone()),
-            start_time: Some(now),
             ..BatchJobStatus::default()
         },
     };
@@ -133,20 +144,28 @@ fn of_this_run(job: &ValidJob, before: &BatchJobStatus, now: Timestamp) -> Batch
         label::ROLE,
         PodRole::Executor.as_str()
     ));
-    conditions::accept(job, &mut status, now);
     status
 }
 
 fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
     if plan.status.state == Some(JobState::Suspended) {
         // What it waited for does not count against its deadline.
-        plan.status.start_time = Some(now);
+        plan.status.start_time = None;
         plan.status.state = None;
     }
     let driver = match deadline(job, &plan.status, now) {
-        Some(over) => Driver::Over(over),
+        // What the driver had done by then is done, whenever somebody looks.
+        Some(over) => Driver::Over(driver::outcome(seen, plan).unwrap_or(over)),
         None => driver::step(job, seen, now, plan),
     };
+    // By a spec that cannot be run nothing is made.
+    let driver = match driver {
+        Driver::Missing if job.rejected.is_some() => Driver::Waits,
+        driver => driver,
+    };
+    if plan.status.driver.attempt > 0 || matches!(driver, Driver::Missing) {
+        plan.status.start_time.get_or_insert(now);
+    }
     match driver {
         Driver::Over(over) => {
             let timed_out = over.reason == Reason::DeadlineExceeded;
@@ -184,10 +203,11 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                 conditions::underway(job, &driver, seen, now, plan);
             } else {
                 // What one that waits would do without its driver is to take the driver's place in a quota.
-                let may_make = !matches!(driver, Driver::Waits) && room::may_make(seen, plan);
+                let may_make = !matches!(driver, Driver::Waits) && job.rejected.is_none() && room::may_make(seen, plan);
                 executors::step(job, seen, wanted(job), may_make, now, plan);
                 conditions::underway(job, &driver, seen, now, plan);
             }
+            end_oldest(seen, plan);
             let retry = plan.status.retries.retry_time;
             plan.look_again([now + LOOK_AGAIN].into_iter());
             let deadline = deadline_time(job, &plan.status);
@@ -232,11 +252,7 @@ fn end_run(job: &ValidJob, over: &Over, now: Timestamp, plan: &mut Plan) {
     plan.status.executors.desired = 0;
     plan.status.executors.summary = Some("0/0".to_owned());
     conditions::ended(job, over, &mut plan.status, now);
-    plan.notes.push(Note {
-        warning: over.state == JobState::Failed,
-        reason: over.reason,
-        message: over.message.clone(),
-    });
+    plan.note(over.state == JobState::Failed, over.reason, over.message.clone());
     let ttl = ttl_time(job, &plan.status);
     plan.look_again([Some(now + LEAVE_PATIENCE), ttl].into_iter().flatten());
 }
@@ -264,11 +280,8 @@ fn ttl_time(job: &ValidJob, status: &BatchJobStatus) -> Option<Timestamp> {
 
 /// A run begins when nothing of another one is left: two runs of one job write to the same places.
 fn wait_for_strangers(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
-    let alive = seen
-        .strangers
-        .iter()
-        .filter(|pod| pod.state.is_alive() || is_ended(pod));
-    plan.end.extend(alive.map(end_order));
+    let staying = seen.strangers.iter().filter(|pod| !pod.is_told_to_end);
+    plan.end.extend(staying.map(end_order));
     plan.status.state = Some(JobState::Pending);
     conditions::waiting(
         job,
@@ -277,10 +290,6 @@ fn wait_for_strangers(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Pl
         &mut plan.status,
         now,
     );
-}
-
-fn is_ended(pod: &PodSeen) -> bool {
-    matches!(pod.state, super::seen::PodState::Ended(_))
 }
 
 /// Gives back everything that the job holds, and remembers that this was asked for.
@@ -292,13 +301,13 @@ fn release(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
     status.retries.retry_time = None;
     executors::release(seen, plan);
     plan.end
-        .extend(seen.drivers.values().filter(|pod| pod.state.is_alive()).map(end_order));
+        .extend(seen.drivers.values().filter(|pod| pod.holds_room()).map(end_order));
     plan.status.state = Some(JobState::Suspended);
     let left = seen
         .drivers
         .values()
         .chain(seen.executors.values())
-        .filter(|pod| !is_ended(pod))
+        .filter(|pod| !pod.is_over())
         .count();
     conditions::suspended(job, left, &mut plan.status, now);
 }
@@ -307,7 +316,26 @@ fn end_all(seen: &Seen, plan: &mut Plan) {
     // Of another run too: a request to make one may be done long after it was given up.
     let ours = seen.drivers.values().chain(seen.executors.values());
     let pods = ours.chain(&seen.strangers);
-    plan.end.extend(pods.filter(|pod| pod.state.is_alive()).map(end_order));
+    plan.end.extend(pods.filter(|pod| pod.holds_room()).map(end_order));
+}
+
+/// Removes the oldest pods that have ended, beyond those that are kept for their logs: a job that loses pods for weeks must not fill
+/// the cluster with them.
+fn end_oldest(seen: &Seen, plan: &mut Plan) {
+    let (charged, open) = (plan.status.driver.charged, &plan.status.executors.open);
+    let drivers = seen.drivers.range(..=charged).map(|(_, pod)| pod);
+    let settled = |(number, _): &(&u32, &PodSeen)| !open.0.contains(number);
+    let executors = seen.executors.iter().filter(settled).map(|(_, pod)| pod);
+    let mut oldest = surplus(drivers);
+    oldest.extend(surplus(executors));
+    plan.end.extend(oldest);
+}
+
+/// Of ended pods, from the oldest to the youngest, those that are not kept.
+fn surplus<'a>(pods: impl Iterator<Item = &'a PodSeen>) -> Vec<EndOrder> {
+    let ended: Vec<&PodSeen> = pods.filter(|pod| pod.is_over() && !pod.is_told_to_end).collect();
+    let surplus = ended.len().saturating_sub(ENDED_KEPT);
+    ended[..surplus].iter().map(|pod| end_order(pod)).collect()
 }
 
 fn end_order(pod: &PodSeen) -> EndOrder {
@@ -328,6 +356,17 @@ impl Plan {
             warning,
             reason,
             message,
+            pod: None,
+        });
+    }
+
+    /// A warning about the pod called `name`.
+    fn warn_of(&mut self, name: &str, reason: Reason, message: String) {
+        self.notes.push(Note {
+            warning: true,
+            reason,
+            message,
+            pod: Some(name.to_owned()),
         });
     }
 }

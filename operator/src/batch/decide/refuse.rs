@@ -5,23 +5,29 @@ use kube::core::error_boundary::InvalidObject;
 
 use super::super::validate::ValidJob;
 use super::charge::wait;
-use super::{Note, Over, Plan, PodOrder, conditions, end_run};
+use super::{Note, Over, Plan, PodOrder, conditions, end_run, of_this_run};
 use crate::api::batch_job::BatchJob;
 use crate::api::condition::{Condition, ConditionType, Reason, set};
 use crate::api::status::{BatchJobStatus, JobState};
 use crate::names::PodRole;
 
-/// Takes back from `plan` what was refused: each pod, whether by a quota, and in which words.
-pub fn refuse(job: &ValidJob, plan: &mut Plan, refused: &[(PodOrder, bool, String)], now: Timestamp) {
-    let Some((_, quota, message)) = refused.iter().max_by_key(|(order, _, _)| order.role == PodRole::Driver) else {
+/// A pod that the cluster did not take.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub order: PodOrder,
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// Takes back from `plan` what was refused.
+pub fn refuse(job: &ValidJob, plan: &mut Plan, refused: &[Refused], now: Timestamp) {
+    let driver_first = |refused: &&Refused| refused.order.role == PodRole::Driver;
+    let Some(Refused { reason, message, .. }) = refused.iter().max_by_key(driver_first) else {
         return;
     };
-    let reason = match quota {
-        true => Reason::QuotaExceeded,
-        false => Reason::PodRefused,
-    };
+    let reason = *reason;
     let (mut drivers, mut executors) = (0, 0);
-    for (order, _, _) in refused {
+    for Refused { order, .. } in refused {
         match order.role {
             PodRole::Driver => {
                 // Its number was not used.
@@ -75,19 +81,19 @@ pub fn refuse(job: &ValidJob, plan: &mut Plan, refused: &[(PodOrder, bool, Strin
     plan.note(true, reason, format!("{whose} was refused: {message}"));
 }
 
-/// The status of an object that cannot be run. What runs already goes on.
+/// The status of an object that cannot be run, and of which nothing runs.
 pub fn reject(
     object: &BatchJob,
     before: &BatchJobStatus,
-    reason: Reason,
     message: &str,
     now: Timestamp,
 ) -> (BatchJobStatus, Vec<Note>) {
+    let reason = Reason::InvalidSpec;
     let mut status = before.clone();
-    let mut text = message.to_owned();
-    text.truncate(text.floor_char_boundary(4096));
     status.observed_generation = object.metadata.generation;
     status.state.get_or_insert(JobState::Pending);
+    let mut text = message.to_owned();
+    text.truncate(text.floor_char_boundary(4096));
     for kind in [ConditionType::Accepted, ConditionType::Progressing] {
         let condition = Condition {
             kind,
@@ -97,17 +103,35 @@ pub fn reject(
             last_transition_time: conditions::whole_seconds(now),
             observed_generation: object.metadata.generation,
         };
-        // What runs goes on by the spec that was accepted.
-        if kind == ConditionType::Accepted || before.start_time.is_none() {
-            set(&mut status.conditions, condition);
-        }
+        set(&mut status.conditions, condition);
     }
-    let note = Note {
+    (status, vec![warning(reason, text)])
+}
+
+/// The status of a job whose SQL is not there. Where no driver was made yet, the run has not begun.
+pub fn without_sql(
+    job: &ValidJob,
+    before: &BatchJobStatus,
+    message: &str,
+    now: Timestamp,
+) -> (BatchJobStatus, Vec<Note>) {
+    let mut status = of_this_run(job, before);
+    status.observed_generation = Some(job.generation);
+    status.state = Some(match status.state {
+        Some(JobState::Running) => JobState::Running,
+        _ => JobState::Pending,
+    });
+    conditions::without_sql(job, message, &mut status, now);
+    (status, vec![warning(Reason::SqlNotFound, message.to_owned())])
+}
+
+fn warning(reason: Reason, message: String) -> Note {
+    Note {
         warning: true,
         reason,
-        message: text,
-    };
-    (status, vec![note])
+        message,
+        pod: None,
+    }
 }
 
 /// What is said of an object that cannot be read. The same at each try, so that saying it twice changes nothing.

@@ -12,7 +12,7 @@ use trireme_spec::report::{JobReport, Phase, ResultReport};
 
 use super::super::seen::{End, LastWords, PodSeen, PodState, Seen, Trouble};
 use super::super::validate::{ValidJob, validate};
-use super::{Plan, PodOrder, decide, refuse, reject};
+use super::{Plan, PodOrder, Refused, decide, refuse, reject, without_sql};
 use crate::api::batch_job::BatchJob;
 use crate::api::condition::{Condition, ConditionType, Reason};
 use crate::api::status::{BatchJobStatus, JobState};
@@ -110,13 +110,26 @@ impl Story {
         story.decide(60)
     }
 
-    fn refused(spec: Value, quota: bool) -> Story {
+    fn refused(spec: Value, reason: Reason) -> Story {
         let mut story = Story::begin(spec);
-        let driver = story.plan.make[0].clone();
-        let message = "exceeded quota: pods".to_owned();
-        refuse(&story.job, &mut story.plan, &[(driver, quota, message)], at(0));
-        story.status = story.plan.status.clone();
+        story.refuse(0, reason);
         story
+    }
+
+    /// The cluster does not take the pod that was ordered as number `at` of all.
+    fn refuse(&mut self, order: usize, reason: Reason) {
+        let refused = Refused {
+            order: self.plan.make[order].clone(),
+            reason,
+            message: "exceeded quota: pods".to_owned(),
+        };
+        refuse(&self.job, &mut self.plan, &[refused], at(self.now));
+        self.status = self.plan.status.clone();
+    }
+
+    fn reason(&self, kind: ConditionType) -> &str {
+        let condition = self.status.conditions.iter().find(|condition| condition.kind == kind);
+        &condition.unwrap().reason
     }
 }
 
@@ -130,7 +143,9 @@ fn pod(role: PodRole, number: u32, state: PodState) -> PodSeen {
         ended: None,
         memory: None,
         image: None,
+        is_told_to_end: false,
         state,
+        all_ended: true,
     }
 }
 
@@ -244,11 +259,12 @@ fn cases() -> BTreeMap<&'static str, Story> {
     put("an executor crashed", Story::executor_is(crashed()));
     put("an executor out of memory", Story::executor_is(out_of_memory()));
 
-    put("a quota", Story::refused(json!({}), true));
-    put("a policy", Story::refused(json!({}), false));
+    put("a quota", Story::refused(json!({}), Reason::QuotaExceeded));
+    put("a policy", Story::refused(json!({}), Reason::PodRefused));
+    put("a name that is taken", Story::refused(json!({}), Reason::NameTaken));
     put(
         "a quota once too often",
-        Story::refused(json!({ "retries": { "scheduling": 0 } }), true),
+        Story::refused(json!({ "retries": { "scheduling": 0 } }), Reason::QuotaExceeded),
     );
 
     put("done", Story::driver_is(json!({}), reported(Phase::Succeeded)));
@@ -373,7 +389,7 @@ fn no_decision_asks_for_another_at_once() {
 
 #[test]
 fn a_number_that_was_refused_is_free() {
-    let story = Story::refused(json!({}), true);
+    let story = Story::refused(json!({}), Reason::QuotaExceeded);
     assert_eq!((story.status.driver.attempt, story.status.executors.highest), (0, 0));
     assert!(story.status.executors.open.is_empty());
     let early = story.clone().decide(0);
@@ -389,10 +405,7 @@ fn a_number_that_was_refused_is_free() {
 #[test]
 fn executors_that_are_refused_are_tried_again_later() {
     let mut story = Story::begin(json!({}));
-    let executor = story.plan.make[2].clone();
-    let message = "exceeded quota: pods".to_owned();
-    refuse(&story.job, &mut story.plan, &[(executor, true, message)], at(0));
-    story.status = story.plan.status.clone();
+    story.refuse(2, Reason::QuotaExceeded);
     assert_eq!(story.status.executors.open.to_string(), "1");
     story.driver(1, PodState::Running { ready: true });
     story.executor(1, PodState::Waiting(None));
@@ -565,27 +578,150 @@ fn one_that_left_by_itself_is_replaced_after_a_moment_whatever_its_clock_says() 
 }
 
 #[test]
-fn what_cannot_be_run_says_so_and_what_runs_goes_on() {
+fn what_was_refused_stays_refused_until_it_is_asked_for_again() {
+    let driver = Story::refused(json!({}), Reason::QuotaExceeded).decide(0);
+    assert_eq!(driver.reason(ConditionType::Progressing), "QuotaExceeded");
+    assert!(driver.plan.notes.is_empty());
+    let mut executors = Story::begin(json!({}));
+    executors.refuse(1, Reason::PodRefused);
+    executors.driver(1, PodState::Running { ready: true });
+    let executors = executors.decide(0);
+    assert_eq!(executors.reason(ConditionType::Progressing), "PodRefused");
+    let asked = executors.decide(60);
+    assert_eq!(asked.reason(ConditionType::Progressing), "WaitingForExecutors");
+}
+
+#[test]
+fn what_cannot_be_run_says_so() {
     let new = object(json!({}));
-    let (status, notes) = reject(
-        &new,
-        &BatchJobStatus::default(),
-        Reason::InvalidSpec,
-        "spec.sql: empty",
-        at(0),
-    );
+    let (status, notes) = reject(&new, &BatchJobStatus::default(), "spec.sql: empty", at(0));
     assert_eq!(notes[0].reason, Reason::InvalidSpec);
-    let reason = |status: &BatchJobStatus, kind: ConditionType| {
-        let condition = status.conditions.iter().find(|condition| condition.kind == kind);
-        condition.unwrap().reason.clone()
+    let story = Story {
+        status,
+        ..Story::begin(json!({}))
     };
-    assert_eq!(reason(&status, ConditionType::Accepted), "InvalidSpec");
-    assert_eq!((status.observed_generation, status.run), (Some(3), None));
-    let before = Story::running(json!({})).status;
-    let (status, _) = reject(&new, &before, Reason::InvalidSpec, "spec.sql: empty", at(60));
-    assert_eq!(status.state, Some(JobState::Running));
+    assert_eq!(story.reason(ConditionType::Accepted), "InvalidSpec");
+    assert_eq!((story.status.observed_generation, story.status.run), (Some(3), None));
+}
+
+/// A job that runs, and whose spec was changed into one that cannot be run.
+fn running_by_a_spec_that_is_no_more() -> Story {
+    let mut story = Story::running(json!({}));
+    story.job.rejected = Some("spec.podTemplate.spec.affinty: a pod has no such field".to_owned());
+    story
+}
+
+#[test]
+fn what_runs_is_looked_after_though_its_spec_cannot_be_run() {
+    let story = running_by_a_spec_that_is_no_more();
+    let told = story.clone().decide(60);
+    assert_eq!(told.reason(ConditionType::Accepted), "InvalidSpec");
+    assert_eq!(told.reason(ConditionType::Progressing), "Running");
+    assert_eq!(told.plan.notes.len(), 1);
+    assert!(told.decide(61).plan.notes.is_empty(), "it is said once");
+
+    let mut done = story.clone();
+    done.driver(1, reported(Phase::Succeeded));
+    assert_eq!(done.decide(60).status.state, Some(JobState::Complete));
+
+    let mut lost_one = story.clone();
+    lost_one.executor(2, lost());
+    let lost_one = lost_one.decide(60);
+    assert!(lost_one.plan.make.is_empty());
+    assert_eq!(lost_one.status.executors.lost, 1);
+    let mut lost_driver = story;
+    lost_driver.driver(1, lost());
+    let mut lost_driver = lost_driver.decide(60);
+    assert!(lost_driver.plan.make.is_empty());
+    assert_eq!(lost_driver.reason(ConditionType::Progressing), "InvalidSpec");
+    lost_driver.job.rejected = None;
+    let mended = lost_driver.decide(90);
     assert_eq!(
-        reason(&status, ConditionType::Progressing),
-        reason(&before, ConditionType::Progressing)
+        (mended.plan.make[0].role, mended.plan.make[0].number),
+        (PodRole::Driver, 2)
+    );
+    assert_eq!(mended.reason(ConditionType::Accepted), "Valid");
+}
+
+#[test]
+fn a_run_without_its_sql_has_not_begun() {
+    let ended = Story::driver_is(json!({}), reported(Phase::Succeeded));
+    let mut again = ended.clone();
+    again.job.run = "7d0c-2".to_owned();
+    let (status, notes) = without_sql(
+        &again.job,
+        &ended.status,
+        "key q of ConfigMap sql does not exist",
+        at(90),
+    );
+    again.status = status;
+    assert_eq!(notes[0].reason, Reason::SqlNotFound);
+    assert_eq!(
+        (again.status.start_time, again.status.state),
+        (None, Some(JobState::Pending))
+    );
+    for kind in [ConditionType::Accepted, ConditionType::Progressing] {
+        assert_eq!(again.reason(kind), "SqlNotFound");
+    }
+    assert_eq!(again.reason(ConditionType::Complete), "NotFinished");
+    let (same, _) = without_sql(
+        &again.job,
+        &again.status,
+        "key q of ConfigMap sql does not exist",
+        at(95),
+    );
+    assert_eq!(same, again.status, "nothing is written twice");
+}
+
+#[test]
+fn what_a_driver_had_done_counts_after_the_deadline_too() {
+    let spec = json!({ "activeDeadlineSeconds": 60 });
+    let done = Story::driver_is(spec.clone(), reported(Phase::Succeeded));
+    assert_eq!(done.reason(ConditionType::Complete), "AllStatementsDone");
+    let failed = Story::driver_is(spec, reported(Phase::Failed));
+    assert_eq!(failed.reason(ConditionType::Failed), "JobFailed");
+}
+
+#[test]
+fn a_pod_that_another_container_keeps_is_told_to_end() {
+    let mut story = Story::running(json!({}));
+    story.executor(2, crashed());
+    story.seen.executors.get_mut(&2).unwrap().all_ended = false;
+    let ends = |story: &Story| story.plan.end.iter().map(|pod| pod.name.clone()).collect::<Vec<_>>();
+    let mut story = story.decide(60);
+    assert_eq!(ends(&story), ["revenue-exec-2"]);
+    story.job.spec.suspend = true;
+    let story = story.decide(61);
+    assert!(ends(&story).contains(&"revenue-exec-2".to_owned()));
+    let mut last = story;
+    last.seen.drivers.clear();
+    last.seen.executors.retain(|number, _| *number == 2);
+    let held = |story: &Story| {
+        let suspended = story
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == ConditionType::Suspended);
+        suspended.unwrap().message.clone()
+    };
+    let mut last = last.decide(62);
+    assert_eq!(held(&last), "1 pods are on their way out");
+    last.seen.executors.get_mut(&2).unwrap().all_ended = true;
+    assert_eq!(held(&last.decide(63)), "all pods are gone; what was committed stays");
+}
+
+#[test]
+fn of_pods_that_ended_the_youngest_are_kept() {
+    let mut story = Story::running(json!({ "executors": { "min": 1 } }));
+    story.status.executors.highest = 30;
+    for number in 2..=30 {
+        story.executor(number, crashed());
+    }
+    let story = story.decide(60);
+    let ends: Vec<_> = story.plan.end.iter().map(|pod| pod.name.clone()).collect();
+    assert_eq!(ends.len(), 19);
+    assert_eq!(
+        (ends[0].as_str(), ends[18].as_str()),
+        ("revenue-exec-2", "revenue-exec-20")
     );
 }
