@@ -3,8 +3,9 @@
 # it when needed: versions and sources are in the name of the folder above it, and Go checks what it fetches against the
 # public checksum database. Beside bin/ lie images/ (archives that every node starts with) and kwok/ (stages to pass to it).
 #
-#   setup.sh            says which Debian packages are missing, and how to install them
-#   setup.sh --install  installs them; needs root
+#   setup.sh             says which Debian packages are missing, and how to install them
+#   setup.sh --install   installs them; needs root
+#   setup.sh --is-built  builds and installs nothing: fails where there is something to build or to install
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,6 +37,10 @@ required=(
 )
 
 main() {
+    if [[ ${1:-} == --is-built ]]; then
+        is_built
+        return
+    fi
     packages "${1:-}"
     mkdir -p "$bin" "$folder/images"
     exec 9>"$folder/lock"
@@ -49,6 +54,17 @@ main() {
     image pause "$bin/pause"
     image toolbox "$(command -v busybox)"
     echo "$bin"
+}
+
+is_built() {
+    local line name
+    for line in "${required[@]}"; do
+        command -v "${line% *}" >/dev/null
+    done
+    for name in kube pause coredns helm kwok kubeconform; do
+        [[ -x $bin/$name ]]
+    done
+    [[ -d $folder/kwok && -e $folder/images/pause.tar && -e $folder/images/toolbox.tar ]]
 }
 
 packages() {
