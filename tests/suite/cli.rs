@@ -344,6 +344,7 @@ fn explain_takes_what_earlier_statements_write_as_written() {
         2,
         "{output}"
     );
+    assert_eq!(output.stdout.matches("as if it were empty").count(), 3, "{output}");
     assert_eq!(
         std::fs::read_dir(scratch.path()).unwrap().count(),
         0,

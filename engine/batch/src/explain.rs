@@ -84,6 +84,9 @@ struct Explaining<'a> {
     text: String,
 }
 
+/// Said of a table whose files an earlier statement would have written.
+const PLANNED_EMPTY: &str = "   its rows are not there yet: later statements are planned as if it were empty\n";
+
 /// Files that a statement would write.
 struct Foreseen {
     location: String,
@@ -104,12 +107,15 @@ impl Explaining<'_> {
         let plan = statements::plan(self.session, statement, &self.order.parameters).await?;
         match statements::classify(plan)? {
             Work::Session(plan) => {
-                let plan = self.over_what_is_written(plan)?;
+                let (plan, is_unwritten) = self.over_what_is_written(plan)?;
                 self.session
                     .execute_logical_plan(plan)
                     .await
                     .map_err(|error| statement_problem(&error))?;
                 self.text.push_str("   changes the session; runs on the driver\n");
+                if is_unwritten {
+                    self.text.push_str(PLANNED_EMPTY);
+                }
             }
             Work::Inspection(_) => self.text.push_str("   answered by the driver\n"),
             Work::Query(plan) => self.stages(&plan).await?,
@@ -135,7 +141,10 @@ impl Explaining<'_> {
         let fields: Fields = fields.filter(|field| !in_folders(field.name())).cloned().collect();
         let columns = Arc::new(Schema::new(fields));
         let stand_in = match destination.creates {
-            Some(created) => Some(self.stand_in(created, &columns).await?),
+            Some(created) => {
+                self.text.push_str(PLANNED_EMPTY);
+                Some(self.stand_in(created, &columns).await?)
+            }
             None => None,
         };
         self.written.push(Foreseen {
@@ -170,10 +179,10 @@ impl Explaining<'_> {
     }
 
     /// A table that is declared without columns, over files that an earlier statement would write, has the columns of that one:
-    /// there is no file yet to read them from, or an old one.
-    fn over_what_is_written(&self, plan: LogicalPlan) -> Result<LogicalPlan, Problem> {
+    /// there is no file yet to read them from, or an old one. Says whether that is so.
+    fn over_what_is_written(&self, plan: LogicalPlan) -> Result<(LogicalPlan, bool), Problem> {
         let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(mut create)) = plan else {
-            return Ok(plan);
+            return Ok((plan, false));
         };
         let is_within = |written: &&Foreseen| {
             let folder = written.location.trim_end_matches('/');
@@ -185,7 +194,9 @@ impl Explaining<'_> {
         };
         let of_folders = |name: &String| create.table_partition_cols.contains(name);
         let declared = create.schema.as_arrow().fields();
-        if let Some(written) = self.written.iter().rev().find(is_within)
+        let written = self.written.iter().rev().find(is_within);
+        let is_unwritten = written.is_some();
+        if let Some(written) = written
             && declared.iter().all(|field| of_folders(field.name()))
         {
             let in_files = written.columns.fields().iter();
@@ -194,7 +205,8 @@ impl Explaining<'_> {
             let schema = DFSchema::try_from(Schema::new(fields)).map_err(|error| statement_problem(&error))?;
             create.schema = Arc::new(schema);
         }
-        Ok(LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create)))
+        let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create));
+        Ok((plan, is_unwritten))
     }
 
     async fn stages(&mut self, plan: &LogicalPlan) -> Result<(), Problem> {
@@ -229,8 +241,13 @@ impl Explaining<'_> {
             } else {
                 format!(", reads {}", inputs.join(" and "))
             };
+            let plural = if stage.tasks == 1 { "" } else { "s" };
             let repeatable = if stage.repeatable { "" } else { ", not repeatable" };
-            let _ = writeln!(text, "   ┌ stage {}: {} tasks{from}{repeatable}", stage.id, stage.tasks);
+            let _ = writeln!(
+                text,
+                "   ┌ stage {}: {} task{plural}{from}{repeatable}",
+                stage.id, stage.tasks
+            );
             let _ = writeln!(text, "{}", indented(&stage.text));
         }
         Ok(())
