@@ -400,10 +400,7 @@ impl Job {
         let begun = sink::begin(&self.session, &self.order.writer, index, attempt, destination, input).await?;
         let pending = match begun {
             Begun::Run(write) => PendingWrite::new(write, &self.decisions),
-            Begun::Already(written) => {
-                let unfinished = None;
-                return Ok((Committed { written, unfinished }, PlanCounters::default()));
-            }
+            Begun::Already(committed) => return Ok((*committed, PlanCounters::default())),
         };
         let mut running = match self.engine.submit(pending.plan(), self.session.task_ctx()).await {
             Ok(running) => running,

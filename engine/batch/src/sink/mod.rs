@@ -84,7 +84,7 @@ pub enum Begun {
     /// Run the plan, then commit.
     Run(Box<Write>),
     /// There is nothing to run.
-    Already(Written),
+    Already(Box<Committed>),
 }
 
 /// Between two tries to settle a commit at a store that fails; its client has tried for a while each time.
@@ -135,13 +135,10 @@ pub async fn begin(
         generation: writer.generation,
         mode: destination.mode,
     };
-    let begun = begin_at(&committer, request, SETTLE_AGAIN).await;
-    if !matches!(begun, Err(CommitError::Store(_))) {
-        finish_earlier(&committer, &destination.location).await;
-    }
-    let permit = match begun.map_err(|error| commit_problem(&error))? {
-        Begin::Permit(permit) => permit,
-        Begin::Committed(record) => return Ok(Begun::Already(written(&destination.location, &record, true))),
+    let begun = look(&committer, &destination.location, request, SETTLE_AGAIN).await?;
+    let permit = match begun {
+        Looked::Permit(permit) => permit,
+        Looked::Committed(committed) => return Ok(Begun::Already(Box::new(committed))),
     };
     let order = SinkOrder {
         location: destination.location.clone(),
@@ -165,17 +162,51 @@ pub async fn begin(
     })))
 }
 
-/// An earlier driver may have committed the write, so a store that fails for a moment is no reason to call it failed.
-async fn begin_at(committer: &Committer, request: WriteRequest, again: &[Duration]) -> Result<Begin, CommitError> {
+/// What a driver finds that is about to write.
+enum Looked {
+    Permit(CommitPermit),
+    Committed(Committed),
+}
+
+/// Begins at the destination. An earlier driver may have committed the write, which is then not called failed because a
+/// store fails.
+async fn look(
+    committer: &Committer,
+    location: &str,
+    request: WriteRequest,
+    again: &[Duration],
+) -> Result<Looked, Problem> {
     let mut again = again.iter().filter(|_| request.generation != Generation::FIRST);
-    loop {
-        match (committer.begin(request.clone()).await, again.next()) {
-            (Err(CommitError::Store(error)), Some(wait)) => {
-                tracing::warn!(error = %causes(&error), "cannot look up a write; trying again");
+    let error = loop {
+        let begun = committer.begin(request.clone()).await;
+        if !matches!(begun, Err(CommitError::Store(_))) {
+            finish_earlier(committer, location).await;
+        }
+        match begun {
+            Ok(Begin::Permit(permit)) => return Ok(Looked::Permit(permit)),
+            Ok(Begin::Committed(record)) => {
+                return Ok(Looked::Committed(Committed {
+                    written: written(location, &record, true),
+                    unfinished: None,
+                }));
+            }
+            Err(CommitError::Store(error)) => {
+                let Some(wait) = again.next() else {
+                    break CommitError::Store(error);
+                };
+                tracing::warn!(location, error = %causes(&error), "cannot look up a write; trying again");
                 tokio::time::sleep(*wait).await;
             }
-            (begun, _) => return begun,
+            Err(error) => break error,
         }
+    };
+    let problem = commit_problem(&error);
+    match (error, committer.recorded(&request.write_id).await) {
+        (CommitError::Store(_), Ok(Some(record))) => Ok(Looked::Committed(Committed {
+            written: written(location, &record, true),
+            unfinished: Some(not_complete(location, problem)),
+        })),
+        _ => Err(problem),
     }
 }
 

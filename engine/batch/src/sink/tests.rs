@@ -153,7 +153,7 @@ impl Ground {
     async fn begin(&self, attempt: u64, destination: &Destination, input: Arc<dyn ExecutionPlan>) -> Box<Write> {
         match self.look(attempt, destination, input).await {
             Begun::Run(write) => write,
-            Begun::Already(written) => panic!("{written:?}"),
+            Begun::Already(committed) => panic!("{committed:?}"),
         }
     }
 
@@ -178,12 +178,16 @@ impl Ground {
             .await;
         let receipts = self.run(write.plan()).await.unwrap();
         write.settle_again = &[Duration::ZERO; 2];
-        write.committer = Committer::new(Arc::new(Faulty {
+        write.committer = self.faulty(fault, times);
+        write.commit(&receipts).await
+    }
+
+    fn faulty(&self, fault: Fault, times: usize) -> Committer {
+        Committer::new(Arc::new(Faulty {
             inner: LocalParts::new(self.folder.path()),
             fault,
             left: AtomicUsize::new(times),
-        }));
-        write.commit(&receipts).await
+        }))
     }
 
     async fn files(&self) -> usize {
@@ -223,9 +227,22 @@ async fn a_commit_that_cannot_be_completed_is_one_still() {
     let problem = committed.unfinished.unwrap();
     assert!(problem.message.contains("is committed, and not complete"), "{problem}");
     assert_eq!((committed.written.rows, ground.files().await), (1, 0));
-    let destination = ground.destination(&[]);
-    let next = ground.look(0, &destination, ground.query("SELECT 2 AS a").await).await;
-    assert!(matches!(next, Begun::Already(_)), "the write was begun again");
+    // The next driver cannot complete it either, and does not call it failed.
+    let next = WriteRequest {
+        write_id: WriteId::for_statement("run", 0),
+        job: "job".to_owned(),
+        generation: Generation::new(2),
+        mode: WriteMode::Append,
+    };
+    for (times, is_complete) in [(usize::MAX, false), (1, true)] {
+        let store = ground.faulty(Fault::Complete, times);
+        let looked = look(&store, "t", next.clone(), &[Duration::ZERO]).await.unwrap();
+        let Looked::Committed(committed) = looked else {
+            panic!("the write was begun again")
+        };
+        assert_eq!(committed.unfinished.is_none(), is_complete, "{committed:?}");
+        assert!(committed.written.recovered);
+    }
     assert_eq!(ground.files().await, 1);
 }
 

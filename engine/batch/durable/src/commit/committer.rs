@@ -258,6 +258,13 @@ impl Committer {
         })
     }
 
+    /// The entry of a write that is committed, complete or not. Changes nothing.
+    pub async fn recorded(&self, write_id: &WriteId) -> Result<Option<CommitRecord>, CommitError> {
+        let mut log = Log::default();
+        self.read_on(&mut log).await?;
+        Ok(log.commit_of(write_id).map(|(_, record)| record.clone()))
+    }
+
     /// Finishes every committed write that is not complete. Anyone who may write here can call it, at any time.
     pub async fn recover(&self) -> Result<Recovered, CommitError> {
         self.settle(Purpose::Recover).await
