@@ -335,6 +335,9 @@ fn commit_problem(error: &CommitError) -> Problem {
         }
         CommitError::DamagedLog { .. } => Problem::new(ErrorCode::DataMalformed, text)
             .remedy("restore the entry from a copy; without _trireme, the files are read as a plain folder"),
+        CommitError::LogFull { .. } => Problem::new(ErrorCode::SqlUnsupported, text).remedy(
+            "write to a new folder, into which the rows of this one can be copied; fewer and larger writes fill it later",
+        ),
         CommitError::WrongPart { .. } => Problem::new(ErrorCode::Internal, text),
     }
 }

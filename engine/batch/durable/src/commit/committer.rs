@@ -24,6 +24,10 @@ const APPEND_ATTEMPTS_MAX: usize = 128;
 /// A listing is torn only by an overwrite that commits while it is taken.
 const LISTINGS_MAX: usize = 8;
 
+/// Entries of a log at which no write begins any more. The log is read whole for each write and each reader: at 16 requests
+/// at a time of 50 ms each, these take half a minute.
+pub const ENTRIES_MAX: u64 = 10_000;
+
 /// The protocol at one destination. Holds no state of it; clones and other processes may be at work there too.
 #[derive(Debug, Clone)]
 pub struct Committer {
@@ -139,6 +143,16 @@ pub enum CommitError {
         /// What is wrong with it.
         detail: String,
     },
+    /// There were too many writes here.
+    #[error(
+        "{place} has been written to so often that its log has {entries} entries, at least as many as the limit of {ENTRIES_MAX}"
+    )]
+    LogFull {
+        /// The destination.
+        place: String,
+        /// How many there are.
+        entries: u64,
+    },
     /// Other writers came first again and again.
     #[error("{place} is too busy: other writers came first {APPEND_ATTEMPTS_MAX} times")]
     Contended {
@@ -173,6 +187,13 @@ impl Committer {
         for _ in 0..APPEND_ATTEMPTS_MAX {
             self.read_on(&mut log).await?;
             match self.decide(&request, &log).await? {
+                // Writes under way are committed, and freed, beyond it too.
+                Decision::Write | Decision::Claim if log.len() >= ENTRIES_MAX => {
+                    return Err(CommitError::LogFull {
+                        place: self.store.place(),
+                        entries: log.len(),
+                    });
+                }
                 Decision::Write => return Ok(Begin::Permit(CommitPermit { request, log })),
                 Decision::Claim => {
                     if self.append(&mut log, claim(&request)).await? {

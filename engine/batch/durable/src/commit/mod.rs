@@ -59,7 +59,9 @@ mod record;
 mod store;
 mod visible;
 
-pub use committer::{Begin, CommitError, CommitPermit, Committed, Committer, Discarded, Recovered, WriteRequest};
+pub use committer::{
+    Begin, CommitError, CommitPermit, Committed, Committer, Discarded, ENTRIES_MAX, Recovered, WriteRequest,
+};
 pub use decide::{Decision, Facts, RecordFacts, decide};
 pub use layout::{InvalidPartName, PartName};
 pub use log::Log;

@@ -591,6 +591,41 @@ async fn an_entry_reads_as_it_always_did() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_full_takes_no_new_write_and_finishes_old_ones() {
+    let ground = Ground::objects();
+    let store = ground.store();
+    let others = LogEntry::Claim(Claim {
+        write_id: "other".parse().unwrap(),
+        job: "other".to_owned(),
+        generation: Generation::FIRST,
+    });
+    for number in 0..ENTRIES_MAX - 1 {
+        let entry = others.encode().into();
+        assert_eq!(
+            store.create(&layout::entry_name(number), entry).await.unwrap(),
+            Create::Ours
+        );
+    }
+    let (first, second) = (request("a", 1, WriteMode::Append), request("b", 1, WriteMode::Append));
+    let (a, b) = (begin(&ground, &first).await, begin(&ground, &second).await);
+    for (permit, request) in [(a, &first), (b, &second)] {
+        let parts = write(&ground, request).await;
+        assert!(
+            ground
+                .committer()
+                .commit(&permit, schema(), parts)
+                .await
+                .unwrap()
+                .created
+        );
+    }
+    let third = ground.committer().begin(request("c", 1, WriteMode::Append)).await.err();
+    assert!(matches!(third, Some(CommitError::LogFull { .. })), "{third:?}");
+    let again = ground.committer().begin(second).await.unwrap();
+    assert!(matches!(again, Begin::Committed(_)), "{again:?}");
+}
+
+#[tokio::test]
 async fn parts_may_lie_in_folders_of_hive_partitions() {
     for ground in Ground::both() {
         let mine = request("w", 1, WriteMode::Append);
