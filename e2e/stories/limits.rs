@@ -197,6 +197,22 @@ async fn a_wrong_statement_is_the_users() {
     lab.close().await;
 }
 
+/// What a statement creates would lie on the disk of one pod.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn a_table_that_is_created_needs_a_storage() {
+    let lab = Lab::open("storage").await;
+    let sql = "CREATE TABLE t AS SELECT 1 AS a; SELECT * FROM t";
+    let job = lab.apply("storage", json!({ "sql": sql })).await;
+    let status = job.fails("JobFailed").await;
+    let error = status["lastError"].to_string();
+    assert!(
+        error.contains("statement 1 creates a table") && error.contains("spec.storage"),
+        "{error}"
+    );
+    lab.close().await;
+}
+
 /// Objects that are refused, and others that are changed while they run: between them they break every rule of the definition.
 fn invalid() -> (Vec<(&'static str, Value)>, Vec<Value>) {
     let with = |name: &str, value: Value| {

@@ -25,7 +25,7 @@ use trireme_spec::manifest::Target;
 use trireme_spec::problem::{ErrorCode, Problem};
 use trireme_spec::report::{JobReport, Phase};
 
-use super::manifest::{enter, enter_folder_of, order, read_job};
+use super::manifest::{check_without_storage, enter, enter_folder_of, order, read_job};
 use super::validate::first_after_telling;
 use super::{job, metrics};
 use crate::args::DriverArgs;
@@ -113,6 +113,9 @@ fn drive(args: &DriverArgs, last: &mut LastWord) -> Result<ExitCode, Problem> {
             None => scratch.path.join("tables").display().to_string(),
         };
         let mut order = order(&manifest, &warehouse, args.output.max_rows as usize)?;
+        if storage.is_none() && !args.control.ip().is_loopback() {
+            check_without_storage(&order.sql)?;
+        }
         order.limits.executor_wait_max = args.executor_wait;
         order.writer = Writer {
             job: order.name.clone(),

@@ -118,6 +118,35 @@ pub fn unused_result(job: &BatchJob, sql: &str) -> Option<String> {
     (!is_query).then(|| format!("warning: spec.result of job {name} has no effect: the last statement is no query"))
 }
 
+/// Checks that no statement in `sql` creates a table of its own: its files have to lie where the driver and all workers find them.
+///
+/// # Errors
+/// The first that does.
+pub fn check_without_storage(sql: &str) -> Result<(), Problem> {
+    // What is too deep, or does not parse, is told where it is run.
+    if check_sql(sql, &Limits::default()).is_err() {
+        return Ok(());
+    }
+    let statements = DFParser::parse_sql(sql).unwrap_or_default();
+    let creates = |statement: &Statement| match statement {
+        Statement::Statement(statement) => matches!(**statement, ast::Statement::CreateTable(_)),
+        _ => false,
+    };
+    match statements.iter().position(creates) {
+        None => Ok(()),
+        Some(index) => {
+            let text = format!(
+                "statement {} creates a table, and the job has no storage to put it into",
+                index + 1
+            );
+            Err(Problem::new(ErrorCode::SqlUnsupported, text).remedy(
+                "set spec.storage to a folder that every pod reaches, such as s3://bucket/jobs; or name a location: COPY ... TO, and \
+                 CREATE EXTERNAL TABLE over it",
+            ))
+        }
+    }
+}
+
 /// What an engine needs of `job`. Reads the file that `sqlFrom` names, relative to the folder that the process is in.
 /// `warehouse` is where tables go that are created without a location.
 ///
@@ -155,4 +184,23 @@ pub fn order(job: &BatchJob, warehouse: &str, preview_rows_max: usize) -> Result
         preview_rows_max,
         limits,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_created_needs_a_storage() {
+        for sql in ["SELECT 1", "CREATE VIEW v AS SELECT 1; COPY v TO 's3://b/v'", "SELEC 1"] {
+            assert!(check_without_storage(sql).is_ok(), "{sql}");
+        }
+        let problem = check_without_storage("SELECT 1; CREATE TABLE t AS SELECT 1").unwrap_err();
+        assert_eq!(problem.code, ErrorCode::SqlUnsupported);
+        assert!(
+            problem.message.starts_with("statement 2 creates a table"),
+            "{}",
+            problem.message
+        );
+    }
 }
