@@ -305,7 +305,7 @@ fn workers_outlive_a_driver_that_is_told_to_end() {
 #[test]
 fn a_worker_does_not_go_back_to_a_driver_that_was_replaced() {
     let pods = Pods::new();
-    let job = batch_job(LONG, "");
+    let job = batch_job(ENDLESS, "");
     let mut second = pods.driver(&job, &["--run", "a", "--generation", "2"]);
     let mut worker = pods.worker("worker-1", &second.control, &[]);
     second.cluster.wait_until("a task", |log| !log.launches.is_empty());
@@ -320,7 +320,7 @@ fn a_worker_does_not_go_back_to_a_driver_that_was_replaced() {
     let output = first.kill();
     assert!(!output.stderr.contains("task reported"), "{output}");
 
-    let third = pods.driver(&job, &of("3"));
+    let third = pods.driver(&batch_job(LONG, ""), &of("3"));
     assert_eq!(third.cluster.wait().0.succeeded().stdout, "b\ntrue\n");
     let _ = worker.wait().succeeded();
 }
