@@ -201,6 +201,12 @@ fn unread_field(written: &Value, read: &Value, path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use serde::de::{Deserialize, Deserializer, Error, Visitor, value};
+    use serde::forward_to_deserialize_any;
+    use trireme_spec::pods::POD_FIELDS;
+
     use super::*;
 
     fn job(spec: Value) -> BatchJob {
@@ -273,5 +279,40 @@ mod tests {
             told(json!({ "sql": "SELECT 1", "executors": { "memory": "1" } })),
             "\"memory\" is out of range"
         );
+    }
+
+    /// Notes which fields a type asks for.
+    struct Fields<'a>(&'a mut Vec<&'static str>);
+
+    impl<'de> Deserializer<'de> for Fields<'_> {
+        type Error = value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, value::Error> {
+            Err(value::Error::custom("not a struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, value::Error> {
+            self.0.extend(fields);
+            Err(value::Error::custom("seen enough"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    /// The engine's side, which knows no Kubernetes, has a list of them.
+    #[test]
+    fn both_sides_know_the_same_fields_of_a_pod() {
+        let mut fields = Vec::new();
+        drop(PodSpec::deserialize(Fields(&mut fields)));
+        let (ours, theirs) = (BTreeSet::from(POD_FIELDS), BTreeSet::from_iter(fields));
+        assert_eq!(ours, theirs);
     }
 }
