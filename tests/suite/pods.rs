@@ -306,9 +306,10 @@ fn workers_outlive_a_driver_that_is_told_to_end() {
 fn a_worker_does_not_go_back_to_a_driver_that_was_replaced() {
     let pods = Pods::new();
     let job = batch_job(ENDLESS, "");
-    let mut second = pods.driver(&job, &["--run", "a", "--generation", "2"]);
+    let second = pods.driver(&job, &["--run", "a", "--generation", "2"]);
     let mut worker = pods.worker("worker-1", &second.control, &[]);
-    second.cluster.wait_until("a task", |log| !log.launches.is_empty());
+    // A worker that has begun has read who the driver is.
+    worker.wait_for("a task", LIMIT, |line| line.text.contains("task started"));
     let control = second.control.clone();
     let _ = second.kill();
 
