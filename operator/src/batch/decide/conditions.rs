@@ -59,18 +59,8 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
     let ready = works && status.executors.ready > 0;
     put(job, status, ConditionType::Progressing, going, reason, &message, now);
     put(job, status, ConditionType::Ready, ready, reason, &message, now);
-    put(
-        job,
-        status,
-        ConditionType::Suspended,
-        false,
-        Reason::NotSuspended,
-        "",
-        now,
-    );
-    for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, Reason::NotFinished, "", now);
-    }
+    not_suspended(job, status, now);
+    not_ended(job, status, now);
 }
 
 /// What keeps the operator from making the pods that are missing, if something does.
@@ -184,7 +174,6 @@ fn told(whose: &str, trouble: &Trouble) -> (bool, Reason, String) {
     )
 }
 
-/// A run whose pods the cluster does not take.
 /// A job whose SQL is not there.
 pub fn without_sql(job: &ValidJob, message: &str, status: &mut BatchJobStatus, now: Timestamp) {
     let reason = Reason::SqlNotFound;
@@ -195,20 +184,11 @@ pub fn without_sql(job: &ValidJob, message: &str, status: &mut BatchJobStatus, n
     ] {
         put(job, status, kind, false, reason, message, now);
     }
-    put(
-        job,
-        status,
-        ConditionType::Suspended,
-        false,
-        Reason::NotSuspended,
-        "",
-        now,
-    );
-    for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, Reason::NotFinished, "", now);
-    }
+    not_suspended(job, status, now);
+    not_ended(job, status, now);
 }
 
+/// A run whose pods the cluster does not take.
 pub fn refused(job: &ValidJob, reason: Reason, whose: &str, why: &str, status: &mut BatchJobStatus, now: Timestamp) {
     let message = format!("{whose} was refused: {why}. Way out: {}", reason.remedy());
     put(job, status, ConditionType::Progressing, false, reason, &message, now);
@@ -222,9 +202,7 @@ pub fn waiting(job: &ValidJob, reason: Reason, pods: usize, status: &mut BatchJo
     put(job, status, ConditionType::Ready, false, reason, &message, now);
     // Of a suspended job too: it is when these pods are gone.
     put(job, status, ConditionType::Suspended, false, reason, &message, now);
-    for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, Reason::NotFinished, "", now);
-    }
+    not_ended(job, status, now);
 }
 
 /// A job that has released its pods, or is about to.
@@ -238,9 +216,7 @@ pub fn suspended(job: &ValidJob, left: usize, status: &mut BatchJobStatus, now: 
     put(job, status, ConditionType::Progressing, false, reason, &message, now);
     put(job, status, ConditionType::Ready, false, reason, &message, now);
     // A run before may have ended.
-    for kind in [ConditionType::Complete, ConditionType::Failed] {
-        put(job, status, kind, false, Reason::NotFinished, "", now);
-    }
+    not_ended(job, status, now);
 }
 
 /// A run that has ended.
@@ -274,16 +250,19 @@ pub fn ended(job: &ValidJob, over: &Over, status: &mut BatchJobStatus, now: Time
         now,
     );
     put(job, status, ConditionType::Ready, false, Reason::Finished, "", now);
-    put(
-        job,
-        status,
-        ConditionType::Suspended,
-        false,
-        Reason::NotSuspended,
-        "",
-        now,
-    );
+    not_suspended(job, status, now);
     status.executors.ready = 0;
+}
+
+fn not_suspended(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
+    let (kind, reason) = (ConditionType::Suspended, Reason::NotSuspended);
+    put(job, status, kind, false, reason, "", now);
+}
+
+fn not_ended(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
+    for kind in [ConditionType::Complete, ConditionType::Failed] {
+        put(job, status, kind, false, Reason::NotFinished, "", now);
+    }
 }
 
 fn put(
