@@ -187,8 +187,8 @@ impl Committer {
         for _ in 0..APPEND_ATTEMPTS_MAX {
             self.read_on(&mut log).await?;
             match self.decide(&request, &log).await? {
-                // Writes under way are committed, and freed, beyond it too.
-                Decision::Write | Decision::Claim if log.len() >= ENTRIES_MAX => {
+                // Writes under way are taken over, committed and freed beyond it too.
+                Decision::Write | Decision::Claim if log.len() >= ENTRIES_MAX && is_new(&request, &log) => {
                     return Err(CommitError::LogFull {
                         place: self.store.place(),
                         entries: log.len(),
@@ -302,16 +302,16 @@ impl Committer {
                 let swept = self
                     .sweep(&request.write_id, request.generation, &kept, Winners::Leave)
                     .await;
-                warn_unswept(record, swept);
+                warn_unswept(&request.write_id, swept);
                 return Ok(Discarded::Committed(record.clone()));
             }
             // A commit of ours whose answer was lost may still be on its way to the next place in the log. Only when
             // that place is taken is it sure that the parts will never be needed.
             if self.append(&mut log, claim(&request)).await? {
-                let freed = self
+                let swept = self
                     .sweep(&request.write_id, request.generation, &HashSet::new(), Winners::Leave)
-                    .await?;
-                return Ok(Discarded::Freed(freed));
+                    .await;
+                return Ok(Discarded::Freed(warn_unswept(&request.write_id, swept)));
             }
         }
         Err(CommitError::Contended {
@@ -474,6 +474,11 @@ impl Committer {
             detail,
         }
     }
+}
+
+/// Whether no driver can have begun the write before. A second one's claim is what keeps the first from committing.
+fn is_new(request: &WriteRequest, log: &Log) -> bool {
+    request.generation == Generation::FIRST && log.claimed_by(&request.write_id).is_none()
 }
 
 fn claim(request: &WriteRequest) -> LogEntry {

@@ -59,7 +59,7 @@ impl Committer {
             self.remove_replaced(log, &record).await?;
         }
         self.store.put(SUCCESS, Bytes::new()).await?;
-        warn_unswept(&record, self.sweep_finished(&record).await);
+        warn_unswept(write_id, self.sweep_finished(&record).await);
         Ok(record)
     }
 
@@ -134,7 +134,9 @@ impl Committer {
         for (_, record) in log.commits().filter(|(_, record)| pending.contains(&record.write_id)) {
             match (self.sweep_finished(record).await, purpose) {
                 (Err(error), Purpose::Overwrite) => return Err(error.into()),
-                (swept, _) => warn_unswept(record, swept),
+                (swept, _) => {
+                    warn_unswept(&record.write_id, swept);
+                }
             }
         }
         Ok(Recovered { rolled_forward })
@@ -182,11 +184,12 @@ impl Committer {
     }
 }
 
-/// Leftovers of a committed write change no result: the next sweep takes them.
-pub(super) fn warn_unswept(record: &CommitRecord, swept: Result<usize, StoreError>) {
-    if let Err(error) = swept {
-        tracing::warn!(write_id = %record.write_id, %error, "cannot sweep the leftovers of a committed write");
-    }
+/// Leftovers of a decided write change no result. Returns how many were swept.
+pub(super) fn warn_unswept(write_id: &WriteId, swept: Result<usize, StoreError>) -> usize {
+    swept.unwrap_or_else(|error| {
+        tracing::warn!(%write_id, %error, "cannot sweep the leftovers of a write");
+        0
+    })
 }
 
 fn is_replaced(log: &Log, write_id: &WriteId) -> bool {

@@ -623,6 +623,9 @@ async fn a_log_that_is_full_takes_no_new_write_and_finishes_old_ones() {
     assert!(matches!(third, Some(CommitError::LogFull { .. })), "{third:?}");
     let again = ground.committer().begin(second).await.unwrap();
     assert!(matches!(again, Begin::Committed(_)), "{again:?}");
+    // Its first driver may have begun before the log was full, and must not commit any more.
+    let taken_over = ground.committer().begin(request("c", 2, WriteMode::Append)).await;
+    assert!(matches!(taken_over, Ok(Begin::Permit(_))), "{taken_over:?}");
 }
 
 #[tokio::test]
