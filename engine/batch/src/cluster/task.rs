@@ -38,7 +38,7 @@ use crate::causes::chain;
 use crate::engine::PlanCounters;
 use crate::local::{add_operator, partition_count};
 use crate::memory::SlotMemory;
-use crate::problems::{Told, causes};
+use crate::problems::{Told, carried, causes};
 use crate::sink::PartSinkExec;
 use crate::statements::statement_problem;
 use crate::tables::guard_scans;
@@ -345,8 +345,11 @@ pub fn classify(error: &DataFusionError) -> TaskFailure {
     match (problem.code, problem.code.class()) {
         (ErrorCode::Cancelled, _) => TaskFailure::Cancelled,
         (ErrorCode::LimitSpill, _) => TaskFailure::Infrastructure { message: message() },
-        // Another worker has another disk.
-        (ErrorCode::DataIo, _) if problem.retry => TaskFailure::Infrastructure { message: message() },
+        // Another worker has another disk. What is told of an input, whose place is in the text, is the same on all of them.
+        (ErrorCode::DataIo, _) if problem.retry && carried(error).is_none() => {
+            TaskFailure::Infrastructure { message: message() }
+        }
+        (ErrorCode::DataIo, _) if problem.retry => TaskFailure::Application(problem),
         // Less may run beside the next attempt.
         (ErrorCode::LimitMemory, _) | (_, ErrorClass::Network) => TaskFailure::Application(problem.retryable(true)),
         _ => TaskFailure::Application(problem.retryable(false)),
@@ -459,6 +462,10 @@ mod tests {
             (
                 &|| DataFusionError::IoError(io::Error::from_raw_os_error(5)),
                 "infrastructure",
+            ),
+            (
+                &|| told(Problem::new(ErrorCode::DataIo, "cannot read /in/a.csv").retryable(true)),
+                "DATA-IO retry=true",
             ),
             (&|| io(io::ErrorKind::InvalidFilename), "DATA-IO retry=false"),
             (&cancelled, "cancelled"),
