@@ -137,6 +137,7 @@ fn drive(args: &DriverArgs, last: &mut LastWord) -> Result<ExitCode, Problem> {
         let cores = args.executor_cores.unwrap_or(spec.executors.cores);
         let options = ClusterOptions {
             job: order.name.clone(),
+            run: order.writer.run.clone(),
             generation: generation.get(),
             slots: args.slots.unwrap_or_else(|| spec.executors.ceiling().max(1) * cores) as usize,
             slot_memory: executor.per_slot(cores as usize),

@@ -138,13 +138,13 @@ async fn attend(
     mut hello: Hello,
     drain: CancellationToken,
 ) -> Result<ExitCode, Problem> {
-    let mut newest = 0;
+    let mut newest = None;
     loop {
         hello.incarnation = trireme_batch::incarnation();
-        let Some(attachment) = reach(dialer, driver, &hello, newest, &drain).await? else {
+        let Some(attachment) = reach(dialer, driver, &hello, newest.as_ref(), &drain).await? else {
             return Ok(ExitCode::SUCCESS);
         };
-        newest = attachment.welcome.generation;
+        newest = Some(Followed::of(&attachment));
         let ended = worker.serve(attachment, drain.clone()).await;
         match ended.map_err(|error| Problem::new(ErrorCode::LimitSpill, error.to_string()))? {
             Ended::Shutdown { reason } => {
@@ -164,12 +164,12 @@ async fn attend(
     }
 }
 
-/// Attaches, as soon as a driver of generation `newest` or later can be reached. `None` when the worker was told to end instead.
+/// Attaches, as soon as a driver can be reached that `newest` has not replaced. `None` when the worker was told to end instead.
 async fn reach(
     dialer: &Dialer,
     driver: &str,
     hello: &Hello,
-    newest: u64,
+    newest: Option<&Followed>,
     drain: &CancellationToken,
 ) -> Result<Option<Attachment>, Problem> {
     let patience = Limits::default().executor_wait_max.get();
@@ -202,7 +202,7 @@ enum Try {
 }
 
 /// Looks the driver's name up and attaches to what it leads to.
-async fn try_once(dialer: &Dialer, driver: &str, hello: &Hello, newest: u64) -> Result<Try, Problem> {
+async fn try_once(dialer: &Dialer, driver: &str, hello: &Hello, newest: Option<&Followed>) -> Result<Try, Problem> {
     let channel = match dialer.connect(driver, Role::Driver).await {
         Ok(channel) => channel,
         Err(error) => return Ok(Try::Failed { reason: causes(&error) }),
@@ -219,13 +219,38 @@ async fn try_once(dialer: &Dialer, driver: &str, hello: &Hello, newest: u64) -> 
 
 /// A driver of an older generation than one already seen has been replaced, and may not know it yet: what it would have done
 /// here is to nobody's use, and its successor waits for this worker. Dropping the attachment ends its stream.
-fn unless_replaced(attachment: Attachment, newest: u64) -> Try {
-    let generation = attachment.welcome.generation;
-    if generation >= newest {
-        return Try::Attached(Box::new(attachment));
+fn unless_replaced(attachment: Attachment, newest: Option<&Followed>) -> Try {
+    let found = Followed::of(&attachment);
+    match newest.filter(|newest| newest.replaced(&found)) {
+        None => Try::Attached(Box::new(attachment)),
+        Some(Followed { run: _, generation }) => Try::Failed {
+            reason: format!(
+                "the driver of generation {} was replaced by that of generation {generation}",
+                found.generation
+            ),
+        },
     }
-    let reason = format!("the driver of generation {generation} was replaced by that of generation {newest}");
-    Try::Failed { reason }
+}
+
+/// A driver that was followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Followed {
+    run: String,
+    generation: u64,
+}
+
+impl Followed {
+    fn of(attachment: &Attachment) -> Self {
+        Self {
+            run: attachment.welcome.run.clone(),
+            generation: attachment.welcome.generation,
+        }
+    }
+
+    /// Generations count within a run. Drivers of another one replace nobody.
+    fn replaced(&self, other: &Self) -> bool {
+        self.run == other.run && other.generation < self.generation
+    }
 }
 
 fn serve_http(
@@ -287,5 +312,25 @@ async fn publish(mut status: watch::Receiver<WorkerStatus>, ready: watch::Sender
         if status.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn driver(run: &str, generation: u64) -> Followed {
+        Followed {
+            run: run.to_owned(),
+            generation,
+        }
+    }
+
+    #[test]
+    fn generations_count_within_a_run() {
+        assert!(driver("a", 2).replaced(&driver("a", 1)));
+        assert!(!driver("a", 2).replaced(&driver("a", 2)));
+        assert!(!driver("a", 2).replaced(&driver("a", 3)));
+        assert!(!driver("a", 2).replaced(&driver("b", 1)));
     }
 }

@@ -22,6 +22,15 @@ use super::super::task::{MapOutput, WrittenPartition, location};
 use super::spool::{Spool, SpoolSpace, Spooling};
 use crate::memory::FETCH_WINDOW_BYTES;
 
+/// Why a part of a result is not here.
+#[derive(Debug)]
+pub enum FetchError {
+    /// It could not be had from the worker that made it.
+    Worker(DataFusionError),
+    /// It could not be kept: this driver's disk, for one.
+    Here(DataFusionError),
+}
+
 /// Partitions fetched at a time where memory permits: enough to keep the driver's link busy.
 const FETCHES_MAX: u64 = 16;
 
@@ -58,17 +67,24 @@ impl Fetcher {
     ///
     /// # Errors
     /// A worker that does not answer, files that are gone; the task's output is lost then. A full disk of the driver.
-    pub async fn fetch(&self, run: &str, stage: u32, output: &MapOutput, space: &SpoolSpace) -> Result<Spool> {
-        let closed = |error| DataFusionError::External(Box::new(error));
+    pub async fn fetch(
+        &self,
+        run: &str,
+        stage: u32,
+        output: &MapOutput,
+        space: &SpoolSpace,
+    ) -> Result<Spool, FetchError> {
+        let closed = |error| FetchError::Here(DataFusionError::External(Box::new(error)));
         let _permit = self.fetches.acquire().await.map_err(closed)?;
         let mut spooling = Spooling::new(space);
         for written in &output.partitions {
-            let mut rows = self.open(run, stage, output, *written).await?;
-            while let Some(batch) = rows.try_next().await? {
-                spooling = spooling.push(batch).await?;
+            let rows = self.open(run, stage, output, *written).await;
+            let mut rows = rows.map_err(FetchError::Worker)?;
+            while let Some(batch) = rows.try_next().await.map_err(FetchError::Worker)? {
+                spooling = spooling.push(batch).await.map_err(FetchError::Here)?;
             }
         }
-        spooling.finish().await
+        spooling.finish().await.map_err(FetchError::Here)
     }
 
     async fn open(

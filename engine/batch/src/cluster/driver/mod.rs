@@ -49,6 +49,8 @@ const TASKS_MAX: u64 = 100_000;
 pub struct ClusterOptions {
     /// Names runs in paths on workers: `[a-z0-9-]` only.
     pub job: String,
+    /// The run of the job: the same for all its drivers.
+    pub run: String,
     /// This driver's generation: part of every run's name, so that two drivers never share a path.
     pub generation: u64,
     /// Tasks that all workers together run at a time, once all are there.

@@ -16,6 +16,7 @@ use trireme_spec::report::WorkerState;
 
 use super::super::super::restrict::Reads;
 use super::super::super::task::{StageOrder, TaskOrder};
+use super::super::fetch::FetchError;
 use super::super::rows::Arrival;
 use super::inputs::{Held, stage_input, whole_output};
 use super::{Command, Run, Shell};
@@ -185,7 +186,9 @@ impl Shell {
         let fetching = async move {
             match output {
                 Some(output) => fetcher.fetch(&name, stage, &output, &space).await,
-                None => Err(DataFusionError::Execution("the worker is gone".to_owned())),
+                None => Err(FetchError::Worker(DataFusionError::Execution(
+                    "the worker is gone".to_owned(),
+                ))),
             }
         };
         tokio::spawn(async move {
@@ -215,7 +218,7 @@ impl Shell {
         }
     }
 
-    fn end(&mut self, run: RunId, arrival: Arrival) {
+    pub(super) fn end(&mut self, run: RunId, arrival: Arrival) {
         if let Some(state) = self.runs.remove(&run) {
             state.stop_fetches.cancel();
             drop(state.results.try_send(arrival));

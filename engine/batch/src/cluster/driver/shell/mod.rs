@@ -12,7 +12,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datafusion::common::DataFusionError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use trireme_batch_schedule::{
@@ -27,12 +26,13 @@ use trireme_spec::report::{StageReport, TaskCounts, WorkerReport, WorkerState};
 
 use super::super::stages::PlannedStage;
 use super::super::task::TaskReport;
-use super::fetch::Fetcher;
+use super::fetch::{FetchError, Fetcher};
 use super::rows::Arrival;
 use super::spool::{Spool, SpoolSpace};
 use super::{ClusterFacts, ClusterInputs, ClusterOptions, RunFacts};
 use crate::engine::PlanCounters;
 use crate::problems::told;
+use crate::statements::statement_problem;
 
 /// The scheduler asks to be told the time at least every quarter of the silence after which a worker is lost.
 const TICK: Duration = Duration::from_millis(500);
@@ -51,7 +51,7 @@ pub enum Command {
         run: RunId,
         partition: u32,
         task: TaskId,
-        outcome: Result<Spool, DataFusionError>,
+        outcome: Result<Spool, FetchError>,
     },
     /// The job has ended: nobody needs the workers any more.
     SendHome,
@@ -76,6 +76,8 @@ pub struct Shell {
     job: String,
     schedule: Schedule,
     started: Instant,
+    /// Of the job, whose drivers are told apart by their generation.
+    run: String,
     generation: u64,
     heartbeat_ms: u64,
     workers: BTreeMap<WorkerId, Worker>,
@@ -149,6 +151,7 @@ impl Shell {
             job: options.job.clone(),
             schedule,
             started: Instant::now(),
+            run: options.run.clone(),
             generation: options.generation,
             heartbeat_ms: limits.heartbeat_interval.as_millis(),
             workers: BTreeMap::new(),
@@ -261,7 +264,7 @@ impl Shell {
         }
     }
 
-    fn fetched(&mut self, run: RunId, partition: u32, task: TaskId, outcome: Result<Spool, DataFusionError>) {
+    fn fetched(&mut self, run: RunId, partition: u32, task: TaskId, outcome: Result<Spool, FetchError>) {
         match outcome {
             Ok(spool) => {
                 tracing::debug!(%run, partition, %task, "result fetched");
@@ -272,7 +275,14 @@ impl Shell {
                 state.spools.insert(task, spool);
                 self.step(Event::ResultFetched { run, partition, task });
             }
-            Err(error) => {
+            Err(FetchError::Here(error)) => {
+                // No worker can help this.
+                let mut problem = statement_problem(&error);
+                problem.message = format!("the driver cannot keep a part of the result: {}", problem.message);
+                self.end(run, Arrival::Failed(told(problem)));
+                self.step(Event::RunCancelled { run });
+            }
+            Err(FetchError::Worker(error)) => {
                 tracing::warn!(%run, partition, %task, %error, "a part of the result could not be fetched");
                 self.step(Event::ResultFetchFailed { run, partition, task });
             }

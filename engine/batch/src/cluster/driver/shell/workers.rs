@@ -57,7 +57,7 @@ impl Shell {
             worker_id: worker.0,
             generation: self.generation,
             heartbeat_ms: self.heartbeat_ms,
-            session: Vec::new().into(),
+            run: self.run.clone(),
         };
         if link.send(ToWorker::Welcome(welcome)).is_err() {
             return;
