@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -23,7 +23,7 @@ use trireme_batch_durable::commit::PartReceipt;
 use trireme_batch_durable::{Generation, WriteId};
 
 use super::parts::PartFiles;
-use super::sorted::SortedRows;
+use super::sorted::{SortedRows, has_room_for_sort, is_by_folder};
 use super::stores::part_store;
 
 /// What all partitions of a write share; travels with the plan.
@@ -92,6 +92,11 @@ impl PartSinkExec {
             .filter_map(|&index| self.numbers.get(index).copied())
             .collect();
         Self::numbered(input, Arc::clone(&self.order), numbers, self.writing.clone())
+    }
+
+    /// The columns of the rows that it writes.
+    pub fn rows_schema(&self) -> SchemaRef {
+        self.input.schema()
     }
 
     /// Waits until no partition is being written in this process. Nobody begins another.
@@ -195,6 +200,7 @@ impl ExecutionPlan for PartSinkExec {
         let input = self.input.execute(partition, Arc::clone(&context))?;
         let writing = Writing {
             order: Arc::clone(&self.order),
+            rows_order: self.input.output_ordering().cloned(),
             number,
             context,
             partition,
@@ -223,6 +229,8 @@ impl ExecutionPlan for PartSinkExec {
 /// The writing of one partition.
 struct Writing {
     order: Arc<SinkOrder>,
+    /// The order that the rows come in.
+    rows_order: Option<LexOrdering>,
     /// The partition's number in the whole write, and in this plan.
     number: u32,
     partition: usize,
@@ -243,13 +251,18 @@ impl Writing {
         texts.collect()
     }
 
-    /// Writes rows as they come while their folders are few. When there are more than files may be open, the rows that are
-    /// left are sorted, lest each folder get many small files.
+    /// Writes rows as they come while their folders are few, or come one after the other. Otherwise, when there are more than
+    /// files may be open, the rows that are left are sorted, lest each folder get many small files.
     async fn write(&self, files: &mut PartFiles, mut input: SendableRecordBatchStream) -> Result<()> {
+        let folders = files.folder_columns();
+        let by_folder = |order| !folders.is_empty() && is_by_folder(order, folders);
+        if self.rows_order.as_ref().is_some_and(by_folder) {
+            files.expect_sorted().await?;
+        }
         let written = BaselineMetrics::new(&self.metrics, self.partition);
         while let Some(batch) = input.try_next().await? {
             let divided = files.divide(&batch)?;
-            if !files.have_room_for(&divided) {
+            if !files.have_room_for(&divided) && has_room_for_sort(&self.context) {
                 return self.write_sorted(files, batch, input, &written).await;
             }
             written.record_output(batch.num_rows());
@@ -270,7 +283,7 @@ impl Writing {
             "rows go to many folders, and are sorted by them"
         );
         files.expect_sorted().await?;
-        let sorted = SortedRows::new(files.folder_columns(), first, rest)?;
+        let sorted = SortedRows::new(files.folder_columns(), self.rows_order.as_ref(), first, rest)?;
         let mut rows = sorted.execute(Arc::clone(&self.context))?;
         while let Some(batch) = rows.try_next().await? {
             written.record_output(batch.num_rows());
