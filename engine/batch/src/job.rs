@@ -237,6 +237,12 @@ impl Job {
         let result = match journal.action(index) {
             Action::Run | Action::ShowAgain(_) => {
                 journal.started(index, &statement.to_string()).await?;
+                if let Some(location) = journal.undecided(index)
+                    && let Some(committed) = self.committed_earlier(index, &location).await?
+                {
+                    self.recall_table(&statement, &location).await?;
+                    return Ok((self.written(last, committed)?, PlanCounters::default()));
+                }
                 return self.run_statement(index, last, statement, Some(journal)).await;
             }
             Action::Replay => return self.run_statement(index, last, statement, None).await,
@@ -253,6 +259,10 @@ impl Job {
             }
         };
         Ok((result, PlanCounters::default()))
+    }
+
+    async fn committed_earlier(&self, index: usize, location: &str) -> Result<Option<Committed>, Problem> {
+        sink::committed_earlier(&self.session, &self.order.writer, index, location).await
     }
 
     /// Makes the table known that an earlier driver created with `statement`, at `location`; other writes leave nothing in
@@ -377,14 +387,18 @@ impl Job {
             }
             done => done,
         };
-        let (Committed { written, unfinished }, counters) = done?;
+        let (committed, counters) = done?;
+        Ok((self.written(last, committed)?, counters))
+    }
+
+    fn written(&self, last: bool, Committed { written, unfinished }: Committed) -> Result<StatementResult, Problem> {
         match unfinished {
             // Later statements would not see what this one wrote.
             Some(problem) if !last => return Err(problem),
             Some(problem) => tracing::warn!(job = %self.order.name, "{problem}"),
             None => {}
         }
-        Ok((StatementResult::Written(written), counters))
+        Ok(StatementResult::Written(written))
     }
 
     async fn write_once(
@@ -395,14 +409,20 @@ impl Job {
         destination: &sink::Destination,
         planner: SessionState,
     ) -> Result<(Committed, PlanCounters), Problem> {
-        let suitable = |plan: &dyn ExecutionPlan, partitions| self.engine.suitable_partitions(plan, partitions);
-        let input = statements::physical_plan(planner, input, suitable).await?;
-        let begun = sink::begin(&self.session, &self.order.writer, index, attempt, destination, input).await?;
-        let pending = match begun {
+        let begun = sink::begin(&self.session, &self.order.writer, index, attempt, destination).await?;
+        let mut pending = match begun {
             Begun::Run(write) => PendingWrite::new(write, &self.decisions),
             Begun::Already(committed) => return Ok((*committed, PlanCounters::default())),
         };
-        let mut running = match self.engine.submit(pending.plan(), self.session.task_ctx()).await {
+        let suitable = |plan: &dyn ExecutionPlan, partitions| self.engine.suitable_partitions(plan, partitions);
+        let input = match statements::physical_plan(planner, input, suitable).await {
+            Ok(input) => input,
+            Err(problem) => {
+                pending.abandon(None).await;
+                return Err(problem);
+            }
+        };
+        let mut running = match self.engine.submit(pending.plan(input), self.session.task_ctx()).await {
             Ok(running) => running,
             Err(error) => {
                 pending.abandon(None).await;

@@ -92,6 +92,14 @@ impl JobJournal {
         self.resume.actions.get(index).cloned().unwrap_or(Action::Run)
     }
 
+    /// Where an earlier driver was about to commit what statement `index` writes, if it does not say whether it has.
+    pub fn undecided(&self, index: usize) -> Option<String> {
+        let undecided = self.resume.undecided.as_ref();
+        undecided
+            .filter(|intent| intent.index == number(index))
+            .map(|intent| intent.location.clone())
+    }
+
     /// Whether it does not say yet that statement `index` is done.
     pub fn lacks(&self, index: usize) -> bool {
         match self.action(index) {

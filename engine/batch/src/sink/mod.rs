@@ -1,7 +1,7 @@
 //! Rows into files, all or none: COPY, INSERT INTO, CREATE TABLE AS and a job's `result`.
 //!
-//! A write has three steps. [`begin`] fences older drivers and finds writes that are already committed; the engine runs
-//! [`Write::plan`], whose tasks leave parts that nobody sees; [`Write::commit`] makes them the result. The protocol is that
+//! A write has three steps. [`begin`] fences older drivers and finds writes that are already committed; the engine plans the
+//! rows and runs [`Write::plan`], whose tasks leave parts that nobody sees; [`Write::commit`] makes them the result. The protocol is that
 //! of `trireme_batch_durable::commit`; here is what turns SQL into it.
 
 mod created;
@@ -24,7 +24,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 pub use trireme_batch_durable::Generation;
 use trireme_batch_durable::commit::{
-    Begin, CommitError, CommitPermit, CommitRecord, Committer, Discarded, StoreError, VisibleError, WriteRequest,
+    Begin, CommitError, CommitPermit, CommitRecord, Committer, Discarded, StoreError, VisibleError, WriteMode,
+    WriteRequest,
 };
 use trireme_batch_durable::{Fingerprint, WriteId};
 use trireme_spec::problem::{ErrorCode, Problem};
@@ -81,7 +82,7 @@ pub struct Written {
 
 /// What [`begin`] found.
 pub enum Begun {
-    /// Run the plan, then commit.
+    /// Plan its rows and run the plan, then commit.
     Run(Box<Write>),
     /// There is nothing to run.
     Already(Box<Committed>),
@@ -102,9 +103,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Write {
     committer: Committer,
     permit: CommitPermit,
-    plan: Arc<PartSinkExec>,
-    schema: Fingerprint,
-    location: String,
+    order: Arc<SinkOrder>,
+    /// Once there is one.
+    plan: Option<Arc<PartSinkExec>>,
     settle_again: &'static [Duration],
 }
 
@@ -113,7 +114,8 @@ pub fn write_id(writer: &Writer, index: usize) -> WriteId {
     WriteId::for_statement(&writer.run, u32::try_from(index).unwrap_or(u32::MAX))
 }
 
-/// Begins the write of statement `index`. `attempt` counts the tries of this driver, from 0.
+/// Begins the write of statement `index`, before its rows are planned: a statement that reads its own destination reads what
+/// is complete then. `attempt` counts the tries of this driver, from 0.
 ///
 /// # Errors
 /// A destination that holds data already, that cannot be reached, or that a newer driver owns.
@@ -123,20 +125,11 @@ pub async fn begin(
     index: usize,
     attempt: u64,
     destination: &Destination,
-    input: Arc<dyn ExecutionPlan>,
 ) -> Result<Begun, Problem> {
-    let config = session.copied_config();
-    let store = stores::store_at(&config, &destination.location).map_err(|error| statement_problem(&error))?;
-    let committer = Committer::new(store);
-    let write_id = write_id(writer, index);
-    let request = WriteRequest {
-        write_id: write_id.clone(),
-        job: writer.job.clone(),
-        generation: writer.generation,
-        mode: destination.mode,
-    };
-    let begun = look(&committer, &destination.location, request, SETTLE_AGAIN).await?;
-    let permit = match begun {
+    let committer = committer_at(session, &destination.location)?;
+    let request = request(writer, index, destination.mode);
+    let write_id = request.write_id.clone();
+    let permit = match look(&committer, &destination.location, request, SETTLE_AGAIN).await? {
         Looked::Permit(permit) => permit,
         Looked::Committed(committed) => return Ok(Begun::Already(Box::new(committed))),
     };
@@ -150,16 +143,47 @@ pub async fn begin(
         generation: writer.generation,
         attempt,
     };
-    let schema = Fingerprint::of(input.schema().fields().iter().map(|field| format!("{field:?}")));
-    let plan = Arc::new(PartSinkExec::new(input, Arc::new(order)));
     Ok(Begun::Run(Box::new(Write {
         committer,
         permit,
-        plan,
-        schema,
-        location: destination.location.clone(),
+        order: Arc::new(order),
+        plan: None,
         settle_again: SETTLE_AGAIN,
     })))
+}
+
+/// The write of statement `index`, if an earlier driver committed it at `location`; it is complete then, if that can be. What the
+/// statement read may be gone since, so this is asked before it is planned.
+///
+/// # Errors
+/// A destination that does not tell, or that a newer driver owns.
+pub async fn committed_earlier(
+    session: &SessionContext,
+    writer: &Writer,
+    index: usize,
+    location: &str,
+) -> Result<Option<Committed>, Problem> {
+    let committer = committer_at(session, location)?;
+    // What is at the destination already does not matter to a write that is committed.
+    let request = request(writer, index, WriteMode::Append);
+    match look(&committer, location, request, SETTLE_AGAIN).await? {
+        Looked::Committed(committed) => Ok(Some(committed)),
+        Looked::Permit(_) => Ok(None),
+    }
+}
+
+fn committer_at(session: &SessionContext, location: &str) -> Result<Committer, Problem> {
+    let store = stores::store_at(&session.copied_config(), location).map_err(|error| statement_problem(&error))?;
+    Ok(Committer::new(store))
+}
+
+fn request(writer: &Writer, index: usize, mode: WriteMode) -> WriteRequest {
+    WriteRequest {
+        write_id: write_id(writer, index),
+        job: writer.job.clone(),
+        generation: writer.generation,
+        mode,
+    }
 }
 
 /// What a driver finds that is about to write.
@@ -178,10 +202,13 @@ async fn look(
 ) -> Result<Looked, Problem> {
     let mut again = again.iter().filter(|_| request.generation != Generation::FIRST);
     let error = loop {
-        let begun = committer.begin(request.clone()).await;
-        if !matches!(begun, Err(CommitError::Store(_))) {
-            finish_earlier(committer, location).await;
-        }
+        let begun = match committer.begin(request.clone()).await {
+            Err(CommitError::Store(error)) => Err(CommitError::Store(error)),
+            begun => match finish_earlier(committer, location, request.mode).await {
+                Err(error) if matches!(begun, Ok(Begin::Permit(_))) => Err(error),
+                Ok(()) | Err(_) => begun,
+            },
+        };
         match begun {
             Ok(Begin::Permit(permit)) => return Ok(Looked::Permit(permit)),
             Ok(Begin::Committed(record)) => {
@@ -206,26 +233,37 @@ async fn look(
             written: written(location, &record, true),
             unfinished: Some(not_complete(location, problem)),
         })),
+        (CommitError::Store(_), Err(_)) if request.generation != Generation::FIRST => Err(not_known(location, problem)),
         _ => Err(problem),
     }
 }
 
-/// Completes what drivers that died had committed: readers leave it out and write nothing, so nobody else would.
-async fn finish_earlier(committer: &Committer, location: &str) {
+/// Completes what drivers that died had committed: readers leave it out and write nothing, so nobody else would. What is not
+/// complete is not read, and an overwrite would remove it all the same: it waits for it.
+async fn finish_earlier(committer: &Committer, location: &str, mode: WriteMode) -> Result<(), CommitError> {
     match committer.recover().await {
         Ok(recovered) => {
             for write in recovered.rolled_forward {
                 tracing::info!(location, %write, "completed an earlier write");
             }
         }
+        Err(CommitError::Store(error)) if mode == WriteMode::Overwrite => return Err(CommitError::Store(error)),
         Err(error) => tracing::warn!(location, error = %causes(&error), "an earlier write could not be completed"),
     }
+    Ok(())
 }
 
 impl Write {
-    /// What the engine is to run; its rows are for [`Self::commit`].
-    pub fn plan(&self) -> Arc<dyn ExecutionPlan> {
-        Arc::clone(&self.plan) as Arc<dyn ExecutionPlan>
+    /// What the engine is to run so that `input` is written; its rows are for [`Self::commit`].
+    pub fn plan(&mut self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        let plan = Arc::new(PartSinkExec::new(input, Arc::clone(&self.order)));
+        self.plan = Some(Arc::clone(&plan));
+        plan
+    }
+
+    /// The destination.
+    pub fn location(&self) -> &str {
+        &self.order.location
     }
 
     /// Makes the parts that `receipts` name the result.
@@ -234,17 +272,22 @@ impl Write {
     /// Another writer that came first, a destination that fails. Either all parts are the result then, or none; where that
     /// cannot be found out, the problem says so.
     pub async fn commit(self, receipts: &[RecordBatch]) -> Result<Committed, Problem> {
+        let order = Arc::clone(&self.order);
+        let location = order.location.as_str();
         let parts = exec::read_receipts(receipts).map_err(|error| statement_problem(&error))?;
+        let schema = self.plan.as_ref().map(|plan| plan.rows_schema());
+        let fields = schema.iter().flat_map(|schema| schema.fields());
+        let schema = Fingerprint::of(fields.map(|field| format!("{field:?}")));
         // Tests kill the driver between these two lines, too.
-        tracing::debug!(location = %self.location, parts = parts.len(), "committing");
+        tracing::debug!(location, parts = parts.len(), "committing");
         let mut again = self.settle_again.iter();
         let error = loop {
-            match self.committer.commit(&self.permit, self.schema, parts.clone()).await {
+            match self.committer.commit(&self.permit, schema, parts.clone()).await {
                 Ok(committed) => {
-                    tracing::debug!(location = %self.location, "committed");
+                    tracing::debug!(location, "committed");
                     let recovered = committed.record.generation != self.permit.request().generation;
                     return Ok(Committed {
-                        written: written(&self.location, &committed.record, recovered),
+                        written: written(location, &committed.record, recovered),
                         unfinished: None,
                     });
                 }
@@ -252,7 +295,7 @@ impl Write {
                     let Some(wait) = again.next() else {
                         break CommitError::Store(error);
                     };
-                    tracing::warn!(location = %self.location, error = %causes(&error), "cannot settle a commit; trying again");
+                    tracing::warn!(location, error = %causes(&error), "cannot settle a commit; trying again");
                     tokio::time::sleep(*wait).await;
                 }
                 Err(error) => break error,
@@ -262,15 +305,15 @@ impl Write {
         let is_in_doubt = matches!(error, CommitError::Store(_));
         match self.committer.discard(self.permit).await {
             Ok(Discarded::Committed(record)) if is_in_doubt => Ok(Committed {
-                written: written(&self.location, &record, false),
-                unfinished: Some(not_complete(&self.location, problem)),
+                written: written(location, &record, false),
+                unfinished: Some(not_complete(location, problem)),
             }),
             Err(left) if is_in_doubt => {
-                tracing::warn!(location = %self.location, error = %causes(&left), "a write could not be given up");
-                Err(not_known(&self.location, problem))
+                tracing::warn!(location, error = %causes(&left), "a write could not be given up");
+                Err(not_known(location, problem))
             }
             Err(left) => {
-                tracing::warn!(location = %self.location, error = %causes(&left), "parts of a failed write were left behind");
+                tracing::warn!(location, error = %causes(&left), "parts of a failed write were left behind");
                 Err(problem)
             }
             Ok(Discarded::Committed(_) | Discarded::Freed(_)) => Err(problem),
@@ -279,11 +322,21 @@ impl Write {
 
     /// Frees what the tasks of a failed write left. They have been told to stop.
     pub async fn abandon(self) {
-        if tokio::time::timeout(STOP_PATIENCE, self.plan.stopped()).await.is_err() {
-            tracing::warn!(location = %self.location, "tasks of a failed write do not stop, and may leave parts behind");
+        let location = self.order.location.as_str();
+        if self.plan.is_none() && self.order.generation == Generation::FIRST {
+            // Only earlier drivers could have left anything.
+            return;
+        }
+        if let Some(plan) = &self.plan
+            && tokio::time::timeout(STOP_PATIENCE, plan.stopped()).await.is_err()
+        {
+            tracing::warn!(
+                location,
+                "tasks of a failed write do not stop, and may leave parts behind"
+            );
         }
         if let Err(error) = self.committer.discard(self.permit).await {
-            tracing::warn!(location = %self.location, error = %causes(&error), "parts of a failed write were left behind");
+            tracing::warn!(location, error = %causes(&error), "parts of a failed write were left behind");
         }
     }
 }
@@ -347,6 +400,10 @@ fn store_problem(error: &StoreError) -> Problem {
     match error {
         StoreError::File { .. } | StoreError::Objects { .. } => {
             let mut problem = problem_of_cause(error);
+            if problem.code == ErrorCode::Internal {
+                // What has no number of the kernel's: folders in folders without end, and the like.
+                problem = Problem::new(ErrorCode::DataIo, problem.message).remedy("look at what is in the folder");
+            }
             problem.message = format!("{error}: {}", problem.message);
             problem
         }

@@ -10,12 +10,13 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use super::{Committed, Write};
+use super::{Committed, STOP_PATIENCE, Write};
 use crate::engine::RunningPlan;
 use crate::panics::Panic;
 
-/// A job that was stopped waits this long for its writes to be abandoned: a few requests to a store.
-const ABANDON_PATIENCE: Duration = Duration::from_secs(5);
+/// A job that was stopped waits this long for its writes to be abandoned, once their tasks have stopped: a few requests to a
+/// store, and for each upload that is aborted some more.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(STOP_PATIENCE.as_secs() + 10);
 
 /// It waits longer for a commit under way, which others would have to complete.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(20);
@@ -36,8 +37,9 @@ enum Commit {
     UnderWay {
         location: String,
     },
-    Done {
-        location: String,
+    /// What is to be said of it.
+    Known {
+        text: String,
     },
 }
 
@@ -47,14 +49,14 @@ impl Decisions {
         self.tasks.close();
         let patience = match *self.commit.lock() {
             Commit::UnderWay { .. } => COMMIT_PATIENCE,
-            Commit::None | Commit::Done { .. } => ABANDON_PATIENCE,
+            Commit::None | Commit::Known { .. } => ABANDON_PATIENCE,
         };
         if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::warn!("a write that was stopped is left as it is at its destination");
         }
         match &*self.commit.lock() {
             Commit::None => None,
-            Commit::Done { location } => Some(format!("what it wrote to {location} is committed")),
+            Commit::Known { text } => Some(text.clone()),
             Commit::UnderWay { location } => Some(format!(
                 "whether what it wrote to {location} is committed, its log will tell"
             )),
@@ -80,11 +82,11 @@ impl<'a> PendingWrite<'a> {
     }
 
     /// As [`Write::plan`].
-    pub fn plan(&self) -> Arc<dyn ExecutionPlan> {
-        let write = self.write.as_ref();
+    pub fn plan(&mut self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        let write = self.write.as_mut();
         write
             .expect("a write is there until it is decided, which takes it")
-            .plan()
+            .plan(input)
     }
 
     /// As [`Write::commit`]. It goes on when nobody waits for it any more.
@@ -93,16 +95,15 @@ impl<'a> PendingWrite<'a> {
     /// As there.
     pub async fn commit(mut self, receipts: Vec<RecordBatch>) -> Result<Committed, Problem> {
         let write = self.write.take().expect("a write is decided once");
-        let location = write.location.clone();
+        let location = write.location().to_owned();
         *self.decisions.commit.lock() = Commit::UnderWay {
             location: location.clone(),
         };
         let outcome = Arc::clone(&self.decisions.commit);
         let deciding = self.decisions.tasks.spawn(async move {
             let done = write.commit(&receipts).await;
-            *outcome.lock() = match &done {
-                Ok(_) => Commit::Done { location },
-                Err(_) => Commit::None,
+            *outcome.lock() = Commit::Known {
+                text: told(&location, &done),
             };
             done
         });
@@ -114,12 +115,26 @@ impl<'a> PendingWrite<'a> {
         done
     }
 
-    /// As [`Write::abandon`], when `running`, which runs its plan, has been stopped.
+    /// As [`Write::abandon`], when `running`, which runs its plan, has been stopped. It goes on when nobody waits for it any
+    /// more.
     pub async fn abandon(mut self, running: Option<RunningPlan>) {
         drop(running);
         if let Some(write) = self.write.take() {
-            write.abandon().await;
+            // It has nothing to tell, and a panic of it is in the log.
+            drop(self.decisions.tasks.spawn(async move { write.abandon().await }).await);
         }
+    }
+}
+
+/// What a job that was stopped says of its commit.
+fn told(location: &str, done: &Result<Committed, Problem>) -> String {
+    match done {
+        Ok(Committed { unfinished: None, .. }) => format!("what it wrote to {location} is committed"),
+        Ok(Committed {
+            unfinished: Some(problem),
+            ..
+        })
+        | Err(problem) => problem.message.clone(),
     }
 }
 
@@ -130,5 +145,31 @@ impl Drop for PendingWrite<'_> {
                 .tasks
                 .spawn_on(async move { write.abandon().await }, &runtime);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::{Written, not_complete, not_known};
+
+    #[test]
+    fn a_stopped_job_tells_what_is_known_of_its_commit() {
+        let down = || Problem::new(ErrorCode::NetworkUnreachable, "the store does not answer");
+        let written = |unfinished| Committed {
+            written: Written {
+                location: "t".to_owned(),
+                rows: 1,
+                files: 1,
+                bytes: 1,
+                recovered: false,
+            },
+            unfinished,
+        };
+        assert_eq!(told("t", &Ok(written(None))), "what it wrote to t is committed");
+        let left = told("t", &Ok(written(Some(not_complete("t", down())))));
+        assert!(left.contains("is committed, and not complete yet"), "{left}");
+        let doubt = told("t", &Err(not_known("t", down())));
+        assert!(doubt.contains("it cannot be told whether"), "{doubt}");
     }
 }
