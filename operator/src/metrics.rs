@@ -69,9 +69,9 @@ impl Metrics {
         self.learning.store(true, Ordering::Relaxed);
     }
 
-    /// Whether every watch of this replica has told everything once.
-    pub fn complete(&self, complete: bool) {
-        self.learning.store(!complete, Ordering::Relaxed);
+    /// Every watch of this replica has told everything once.
+    pub fn complete(&self) {
+        self.learning.store(false, Ordering::Relaxed);
     }
 
     /// Whether this replica could do its work: one that waits for its turn is as ready as one that acts and knows all there is.

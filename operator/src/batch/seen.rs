@@ -138,7 +138,7 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             image: image(pod),
             is_told_to_end: pod.metadata.deletion_timestamp.is_some(),
             state: state(pod),
-            all_ended: is_over(pod),
+            all_ended: is_over(pod) || have_ended(pod),
         };
         match (number, of(label::ROLE), of(label::RUN)) {
             (Some(number), Some("driver"), Some(of_run)) if of_run == run => drop(seen.drivers.insert(number, facts)),
@@ -179,6 +179,18 @@ fn state(pod: &Pod) -> PodState {
         },
         _ => PodState::Waiting(trouble(pod, container)),
     }
+}
+
+/// Whether all containers have ended. The kubelet says so before the pod's phase does, which waits until the pod's sandbox is
+/// taken down.
+fn have_ended(pod: &Pod) -> bool {
+    let wanted = pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref());
+    let has_ended = |status: &&ContainerStatus| status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    wanted > 0 && statuses.unwrap_or_default().iter().filter(has_ended).count() >= wanted
 }
 
 fn started(pod: &Pod) -> Option<Timestamp> {
@@ -412,6 +424,24 @@ mod tests {
             .unwrap()
             .extend(status.as_object().unwrap().clone());
         state(&serde_json::from_value(pod).unwrap())
+    }
+
+    /// A pod that is deleted takes its logs along.
+    #[test]
+    fn a_pod_whose_containers_have_ended_is_left_though_its_phase_lags() {
+        let holds_room = |sidecar: Value| {
+            let container = |name: &str, state: &Value| json!({ "name": name, "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state });
+            let ended = json!({ "terminated": { "exitCode": 0 } });
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": { "name": "p", "uid": "u", "labels": { (label::NUMBER): "1", (label::ROLE): "executor", (label::RUN): "r" } },
+                "spec": { "containers": [{ "name": CONTAINER }, { "name": "proxy" }] },
+                "status": { "phase": "Running", "containerStatuses": [container(CONTAINER, &ended), container("proxy", &sidecar)] },
+            }))
+            .unwrap();
+            see([&pod], "r", None).executors[&1].holds_room()
+        };
+        assert!(holds_room(json!({ "running": {} })));
+        assert!(!holds_room(json!({ "terminated": { "exitCode": 0 } })));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::api::batch_job::BatchJob;
 use crate::api::condition::{ConditionStatus, ConditionType};
+use crate::api::status::JobState;
 use crate::names::JobKey;
 
 /// A job that can be built without another error.
@@ -67,8 +68,11 @@ pub fn rejected(job: &BatchJob, problems: &[Problem]) -> Option<ValidJob> {
         ..without_overlays(job)
     };
     let status = job.status.as_ref()?;
-    let begun = status.start_time.is_some() && status.run.as_ref() == Some(&rejected.run);
-    begun.then_some(rejected)
+    let run = status.run.clone()?;
+    let is_over = status.state.is_some_and(JobState::is_terminal);
+    // A run that another is asked for after ends first: what is left of it would be looked after by nobody.
+    let begun = status.start_time.is_some() && (run == rejected.run || !is_over);
+    begun.then_some(ValidJob { run, ..rejected })
 }
 
 fn without_overlays(job: &BatchJob) -> ValidJob {
@@ -233,6 +237,24 @@ mod tests {
         assert_eq!(validate(&job(json!({ "sql": "SELECT 1" }))).unwrap().run, "7d0");
         let again = job(json!({ "sql": "SELECT 1", "rerunNonce": "2" }));
         assert_eq!(validate(&again).unwrap().run, "7d0-2");
+    }
+
+    #[test]
+    fn a_run_goes_on_though_no_other_can_begin() {
+        let looked_after = |run: &str, state: &str| {
+            let mut object = job(json!({ "sql": "SELECT 1", "rerunNonce": "2" }));
+            let status = json!({ "run": run, "state": state, "startTime": "2026-11-26T12:00:00Z" });
+            object.status = Some(serde_json::from_value(status).unwrap());
+            rejected(&object, &[]).map(|job| job.run)
+        };
+        assert_eq!(looked_after("7d0-2", "Running").as_deref(), Some("7d0-2"));
+        assert_eq!(looked_after("7d0", "Running").as_deref(), Some("7d0"), "the run before");
+        assert_eq!(looked_after("7d0", "Complete"), None);
+        assert_eq!(
+            looked_after("7d0-2", "Complete").as_deref(),
+            Some("7d0-2"),
+            "for its time to live"
+        );
     }
 
     #[test]

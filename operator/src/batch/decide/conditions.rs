@@ -72,7 +72,8 @@ fn kept_from(
     now: Timestamp,
 ) -> Option<(bool, Reason, String)> {
     let no_driver = matches!(driver, Driver::Waits) && status.driver.gave_way == 0;
-    let no_executor = status.executors.ready == 0 && executor_trouble(seen).is_none();
+    let has_trouble = matches!(driver, Driver::Alive { trouble: Some(_), .. });
+    let no_executor = status.executors.ready == 0 && executor_trouble(seen).is_none() && !has_trouble;
     let nobody = !seen.executors.values().any(|pod| pod.state.is_alive());
     if let Some(words) = &job.rejected
         && (no_driver || (no_executor && nobody))
@@ -81,9 +82,14 @@ fn kept_from(
     }
     // Once refused, a pod is asked for again after a while. Until then it stays refused.
     let waits = |time: Option<Timestamp>| time.is_some_and(|time| time > now);
-    let refused =
-        (no_driver && waits(status.retries.retry_time)) || (no_executor && waits(status.executors.retry_time));
-    let before = of_kind(status, ConditionType::Progressing).filter(|_| refused)?;
+    let (whose, refused) = match driver {
+        Driver::Waits => (THE_DRIVER, no_driver && waits(status.retries.retry_time)),
+        _ => (AN_EXECUTOR, no_executor && waits(status.executors.retry_time)),
+    };
+    let before = of_kind(status, ConditionType::Progressing)?;
+    if !refused || !before.message.starts_with(&was_refused(whose)) {
+        return None;
+    }
     let reason = [Reason::QuotaExceeded, Reason::PodRefused, Reason::NameTaken]
         .into_iter()
         .find(|reason| before.reason == reason.as_str())?;
@@ -188,9 +194,18 @@ pub fn without_sql(job: &ValidJob, message: &str, status: &mut BatchJobStatus, n
     not_ended(job, status, now);
 }
 
+/// Whose pod was refused.
+pub const THE_DRIVER: &str = "the driver";
+/// Whose pod was refused.
+pub const AN_EXECUTOR: &str = "an executor";
+
+fn was_refused(whose: &str) -> String {
+    format!("{whose} was refused")
+}
+
 /// A run whose pods the cluster does not take.
 pub fn refused(job: &ValidJob, reason: Reason, whose: &str, why: &str, status: &mut BatchJobStatus, now: Timestamp) {
-    let message = format!("{whose} was refused: {why}. Way out: {}", reason.remedy());
+    let message = format!("{}: {why}. Way out: {}", was_refused(whose), reason.remedy());
     put(job, status, ConditionType::Progressing, false, reason, &message, now);
     put(job, status, ConditionType::Ready, false, reason, &message, now);
 }

@@ -119,7 +119,10 @@ pub fn outcome(seen: &Seen, plan: &mut Plan) -> Option<Over> {
         progress::take_facts(said, &mut plan.status);
     }
     progress::take_facts(report, &mut plan.status);
-    plan.status.driver.charged = plan.status.driver.charged.max(attempt);
+    let driver = &mut plan.status.driver;
+    // It may have been made just before a crash, and not written down.
+    driver.attempt = driver.attempt.max(attempt);
+    driver.charged = driver.charged.max(attempt);
     Some(match report.phase {
         Phase::Succeeded => Over {
             state: JobState::Complete,

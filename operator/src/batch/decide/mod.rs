@@ -112,7 +112,11 @@ pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timesta
     } else if !seen.strangers.is_empty() {
         wait_for_strangers(job, seen, now, &mut plan);
     } else if job.spec.suspend {
-        release(job, seen, now, &mut plan);
+        // What a driver had brought to its end by then is done, though it may not have been seen.
+        match driver::outcome(seen, &mut plan) {
+            Some(over) => end(job, &over, seen, now, &mut plan),
+            None => release(job, seen, now, &mut plan),
+        }
     } else {
         run(job, seen, now, &mut plan);
     }
@@ -167,13 +171,7 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
         plan.status.start_time.get_or_insert(now);
     }
     match driver {
-        Driver::Over(over) => {
-            let timed_out = over.reason == Reason::DeadlineExceeded;
-            end_run(job, &over, now, plan);
-            if timed_out || over.state == JobState::Failed {
-                end_all(seen, plan);
-            }
-        }
+        Driver::Over(over) => end(job, &over, seen, now, plan),
         driver => {
             if let Driver::Missing = driver {
                 let attempt = plan.status.driver.attempt + 1;
@@ -208,7 +206,8 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                 conditions::underway(job, &driver, seen, now, plan);
             }
             end_oldest(seen, plan);
-            let retry = plan.status.retries.retry_time;
+            // By a spec that cannot be run nothing is tried again.
+            let retry = plan.status.retries.retry_time.filter(|_| job.rejected.is_none());
             plan.look_again([now + LOOK_AGAIN].into_iter());
             let deadline = deadline_time(job, &plan.status);
             plan.look_again([retry, deadline].into_iter().flatten());
@@ -244,6 +243,14 @@ fn deadline(job: &ValidJob, status: &BatchJobStatus, now: Timestamp) -> Option<O
             job.spec.active_deadline_seconds.unwrap_or_default()
         ),
     })
+}
+
+/// Ends the run, and at once what still works at one that has failed.
+fn end(job: &ValidJob, over: &Over, seen: &Seen, now: Timestamp, plan: &mut Plan) {
+    end_run(job, over, now, plan);
+    if over.state == JobState::Failed {
+        end_all(seen, plan);
+    }
 }
 
 fn end_run(job: &ValidJob, over: &Over, now: Timestamp, plan: &mut Plan) {

@@ -74,7 +74,10 @@ pub fn refuse(job: &ValidJob, plan: &mut Plan, refused: &[Refused], now: Timesta
         plan.status.retries.retry_time = Some(time);
         plan.look_again([time].into_iter());
     }
-    let whose = if drivers > 0 { "the driver" } else { "an executor" };
+    let whose = match drivers {
+        0 => conditions::AN_EXECUTOR,
+        _ => conditions::THE_DRIVER,
+    };
     if drivers > 0 || plan.status.executors.ready == 0 {
         conditions::refused(job, reason, whose, message, &mut plan.status, now);
     }

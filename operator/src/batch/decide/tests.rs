@@ -592,6 +592,34 @@ fn what_was_refused_stays_refused_until_it_is_asked_for_again() {
 }
 
 #[test]
+fn a_refusal_is_told_of_whom_it_befell() {
+    let mut story = Story::begin(json!({}));
+    story.refuse(1, Reason::QuotaExceeded);
+    let mut no_image = story.clone();
+    no_image.driver(1, waits(Reason::ImagePullFailed, "Back-off pulling image"));
+    assert_eq!(no_image.decide(0).reason(ConditionType::Progressing), "ImagePullFailed");
+    story.driver(1, crashed());
+    let waits_for_driver = story.decide(0);
+    assert!(waits_for_driver.status.retries.retry_time > Some(at(0)));
+    assert_eq!(waits_for_driver.reason(ConditionType::Progressing), "Retrying");
+}
+
+#[test]
+fn a_job_is_not_suspended_that_has_ended() {
+    let mut story = Story::running(json!({}));
+    story.job.spec.suspend = true;
+    for (phase, expected) in [
+        (Phase::Succeeded, JobState::Complete),
+        (Phase::Failed, JobState::Failed),
+        (Phase::Cancelled, JobState::Suspended),
+    ] {
+        let mut story = story.clone();
+        story.driver(1, reported(phase));
+        assert_eq!(story.decide(60).status.state, Some(expected), "{phase:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_run_says_so() {
     let new = object(json!({}));
     let (status, notes) = reject(&new, &BatchJobStatus::default(), "spec.sql: empty", at(0));
@@ -633,6 +661,10 @@ fn what_runs_is_looked_after_though_its_spec_cannot_be_run() {
     lost_driver.driver(1, lost());
     let mut lost_driver = lost_driver.decide(60);
     assert!(lost_driver.plan.make.is_empty());
+    assert!(
+        lost_driver.plan.next > Some(at(60)),
+        "it waits for another spec, not for a time"
+    );
     assert_eq!(lost_driver.reason(ConditionType::Progressing), "InvalidSpec");
     lost_driver.job.rejected = None;
     let mended = lost_driver.decide(90);
