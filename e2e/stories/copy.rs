@@ -10,14 +10,26 @@ const LINES: u64 = 6_001_215;
 /// What is asked for. Nodes of the test cluster have room for few pods: stories that take a node away ask for one executor.
 pub fn spec(store: &Store, executors: u32) -> Value {
     let mut spec = store.fields();
-    spec["sql"] = json!(format!(
-        "COPY (SELECT l_orderkey, l_linenumber, l_quantity FROM tpch.sf1.lineitem ORDER BY l_orderkey, l_linenumber) \
-         TO '{}' STORED AS PARQUET;\nSELECT 1 AS done",
-        store.url("lines")
-    ));
+    spec["sql"] = json!(sql(store, "l_quantity"));
     spec["executors"] = json!({ "min": executors, "memory": "1Gi" });
     spec["driver"] = json!({ "memory": "1Gi" });
     spec
+}
+
+/// The same, with executors of 256 MiB, which is less than comments take: their generator alone holds 300 MiB of text.
+pub fn spec_short_of_memory(store: &Store) -> Value {
+    let mut spec = spec(store, 1);
+    spec["sql"] = json!(sql(store, "l_comment"));
+    spec["executors"]["memory"] = json!("256Mi");
+    spec
+}
+
+fn sql(store: &Store, column: &str) -> String {
+    format!(
+        "COPY (SELECT l_orderkey, l_linenumber, {column} FROM tpch.sf1.lineitem ORDER BY l_orderkey, l_linenumber) \
+         TO '{}' STORED AS PARQUET;\nSELECT 1 AS done",
+        store.url("lines")
+    )
 }
 
 /// The job, applied.

@@ -217,9 +217,7 @@ async fn a_driver_evicted_for_its_disk_is_followed_by_another() {
 async fn an_executor_that_runs_out_of_memory_is_followed_by_a_larger_one() {
     let lab = Lab::open("memory").await;
     let store = Store::open(&lab).await;
-    let mut spec = copy::spec(&store, 1);
-    spec["executors"]["memory"] = json!("256Mi");
-    let job = lab.apply("copy", spec).await;
+    let job = lab.apply("copy", copy::spec_short_of_memory(&store)).await;
     let status = job.complete().await;
     assert_eq!(charged(&status), (0, 0), "{status:#}");
     assert!(status["executors"]["outOfMemory"].as_u64() >= Some(1), "{status:#}");
