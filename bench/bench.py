@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import contenders
+import host_memory
 import table
 from contenders import CONTENDERS, Contender, Place, Run
 from processes import Processes, machine_busy_seconds, own_busy_seconds
@@ -45,7 +46,7 @@ def main() -> int:
     for number in range(arguments.rounds):
         # The order moves on, so that nobody always comes after the same one.
         order = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
-        runs = {contender.key: measure(place, contender) for contender in order}
+        runs = {contender.key: measure(place, contender, arguments.scale) for contender in order}
         rounds.append({contender.key: runs[contender.key] for contender in chosen})
         if difference := table.different_rows(rounds[-1]):
             print("different numbers of rows:", *difference, sep="\n")
@@ -124,7 +125,8 @@ def check(place: Place, chosen: list[Contender]) -> bool:
     return equal
 
 
-def measure(place: Place, contender: Contender) -> dict:
+def measure(place: Place, contender: Contender, scale: float) -> dict:
+    host_memory.provide(host_memory.bytes_for(scale))
     started, busy, own = time.monotonic(), machine_busy_seconds(), own_busy_seconds()
     with Processes(place.log) as processes:
         run: Run = contender.run(place, processes, None)

@@ -18,6 +18,7 @@ from statistics import median
 
 import bench
 import contenders
+import host_memory
 from contenders import CORES, MEMORY_BYTES, WORKERS, Place
 from processes import Processes
 
@@ -83,15 +84,19 @@ def main() -> int:
     place = bench.place_of(arguments)
     bench.generate(place, arguments.scale)
     names = place.query_names()
+    memory = host_memory.bytes_for(arguments.scale)
     plain, planned, workers, logs = [], [], [], []
     for number in range(arguments.rounds):
+        host_memory.provide(memory)
         with Processes(place.log) as processes:
             plain.append(contenders.datafusion(place, processes, None).milliseconds)
+        host_memory.provide(memory)
         with Processes(place.log) as processes:
             like_workers = contenders.datafusion_with(WORKERS_PARTITIONS, WORKERS_PLANS)
             planned.append(like_workers(place, processes, None).milliseconds)
         log = place.log.with_name("breakdown.log")
         log.unlink(missing_ok=True)
+        host_memory.provide(memory)
         with Processes(log) as processes:
             options = ["--workers", WORKERS, "--memory", MEMORY_BYTES // WORKERS]
             options += ["--log", "warn,trireme=info,trireme_batch=debug"]

@@ -139,7 +139,8 @@ def report(measured: dict) -> str:
         "",
         "All: processes new in each round; tables registered and `SELECT 1` answered before; queries once each, in the order "
         "of their numbers, timed from a query's text to all of its rows at the client. The contenders' order moves on by one in each "
-        f"round. {measured['checked']}",
+        "round. Before each run, memory is written to and given back, so that none pays for pages which a virtual machine's host took "
+        f"from whoever ran before. {measured['checked']}",
         "",
         "## Machine",
         "",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import breakdown
 import contenders
+import host_memory
 import table
 from processes import Processes
 
@@ -101,6 +102,27 @@ class Log(unittest.TestCase):
         self.assertAlmostEqual(query.preparing, 0.05, places=6)
         self.assertAlmostEqual(query.running, 0.7, places=6)
         self.assertAlmostEqual(query.idle, 0.25, places=6)
+
+
+class HostMemory(unittest.TestCase):
+    def test_larger_tables_need_more_up_to_what_a_contender_gets(self):
+        found = [host_memory.bytes_for(scale) for scale in (0.1, 1, 2, 1000)]
+        self.assertEqual(found, [2 << 30, 2 << 30, 4 << 30, contenders.MEMORY_BYTES])
+
+    def test_what_is_provided_was_in_memory_and_is_given_back(self):
+        script = """
+import host_memory, pathlib, resource
+resident = lambda: int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+before = resident()
+host_memory.provide(256 << 20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, resident() - before)
+"""
+        command = [sys.executable, "-c", script]
+        printed = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+        highest, left = map(int, printed.split())
+        # The kernel counts in batches of pages, per thread.
+        self.assertGreater(highest, 255 << 20)
+        self.assertLess(left, 16 << 20)
 
 
 class Sessions(unittest.TestCase):
