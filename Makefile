@@ -41,12 +41,12 @@ test: check oracle s3 images-test build mutations ## check, then every test: wha
 	@.ci/cluster-part
 
 .PHONY: e2e
-e2e: build ## the stories on a real Kubernetes; brings one up where KUBECONFIG names none, which needs root
+e2e: build s3 ## the stories on a real Kubernetes; brings one up where KUBECONFIG names none, which needs root
 	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
 	@$(STEP) e2e e2e/run
 
 .PHONY: bench-operator
-bench-operator: build ## what the operator costs, on the project's own cluster, into bench/results; needs root
+bench-operator: build s3 ## what the operator costs, on the project's own cluster, into bench/results; needs root
 	cargo build $(CARGO_FLAGS) --example figures
 	@$(STEP) cluster-setup e2e/cluster/setup.sh --install
 	@mkdir -p bench/results
