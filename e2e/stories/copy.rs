@@ -24,6 +24,15 @@ pub fn spec_short_of_memory(store: &Store) -> Value {
     spec
 }
 
+/// The same after ten statements more: a job that is still under way when a pod has come and gone, on any machine, and whose
+/// tasks are all over soon.
+pub fn spec_of_many_statements(store: &Store) -> Value {
+    let mut spec = spec(store, 1);
+    let before = "SELECT count(DISTINCT l_orderkey) AS orders FROM tpch.sf1.lineitem;\n".repeat(10);
+    spec["sql"] = json!(before + &sql(store, "l_quantity"));
+    spec
+}
+
 fn sql(store: &Store, column: &str) -> String {
     format!(
         "COPY (SELECT l_orderkey, l_linenumber, {column} FROM tpch.sf1.lineitem ORDER BY l_orderkey, l_linenumber) \

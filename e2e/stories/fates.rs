@@ -250,7 +250,8 @@ async fn suspended_in_the_middle_and_resumed() {
 async fn scaled_up_and_down_in_the_middle() {
     let lab = Lab::open("scale-copy").await;
     let store = Store::open(&lab).await;
-    let job = under_way(&lab, &store, 1).await;
+    let job = lab.apply("copy", copy::spec_of_many_statements(&store)).await;
+    job.condition("Ready", "True").await;
     let scale = |count: &str| {
         let replicas = format!("--replicas={count}");
         kubectl(&["--namespace", &lab.namespace, "scale", "batchjob/copy", &replicas])
