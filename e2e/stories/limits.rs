@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use trireme_e2e::{Job, Lab, condition, kubectl};
 
+use crate::copy::charged;
 use crate::pods::waiting;
 
 /// A job that keeps one core busy for many minutes.
@@ -39,6 +40,24 @@ async fn a_pod_that_no_node_takes() {
         .apply("big", json!({ "sql": "SELECT 1", "driver": { "cores": 200 } }))
         .await;
     stuck(&job, "Unschedulable").await;
+    lab.close().await;
+}
+
+/// A driver whose executors find no room gives its own back for a while, and nobody is charged.
+#[tokio::test]
+#[ignore = "needs a cluster: make e2e"]
+async fn executors_that_no_node_takes() {
+    let lab = Lab::open("no-room").await;
+    let mut spec = endless();
+    spec["executors"] = json!({ "cores": 200 });
+    let job = lab.apply("wide", spec).await;
+    stuck(&job, "Unschedulable").await;
+    let status = stuck(&job, "WaitingForRoom").await;
+    assert_eq!(status["driver"]["gaveWay"], 1, "{status:#}");
+    let status = job
+        .until("another driver", |status| status["driver"]["attempt"] == 2)
+        .await;
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
     lab.close().await;
 }
 
