@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use crate::process::succeeds;
+use crate::process::{kubectl, succeeds};
 
 /// The script of the test cluster.
 fn script() -> OsString {
@@ -175,6 +175,16 @@ impl Operator {
     /// Kills every replica, with SIGKILL; the kubelet starts them again.
     pub fn kill() -> usize {
         kill_processes(Operator::PATTERN)
+    }
+
+    /// Waits until every replica is ready: the kubelet lets one wait that was killed a few times, in the story before or here.
+    ///
+    /// # Panics
+    /// When it takes longer than the kubelet lets any wait.
+    pub fn wait_until_ready() {
+        let wait = ["rollout", "status", "deployment/trireme-operator", "--timeout=360s"];
+        let waited = kubectl(&[&["--namespace", "trireme-system"], wait.as_slice()].concat());
+        waited.unwrap_or_else(|error| panic!("the operator is not ready: {error}"));
     }
 
     /// When the youngest process of a replica started, as the kubelet has it.

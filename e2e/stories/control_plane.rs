@@ -97,6 +97,7 @@ async fn an_operator_that_is_killed_at_random_loses_no_job() {
 /// The job goes on and ends while nobody can be told, and is found to have ended well.
 async fn api_server_away(story: &str, outage: Duration, meanwhile: impl FnOnce()) {
     let lab = Lab::open(story).await;
+    Operator::wait_until_ready();
     let store = Store::open(&lab).await;
     let job = under_way(&lab, &store, 1).await;
     let gone = ApiServer::stop();
@@ -214,6 +215,7 @@ async fn an_operator_that_watches_some_namespaces() {
 async fn an_operator_that_is_killed_in_the_middle_of_a_hundred_submissions() {
     const SUBMISSIONS: usize = 100;
     let lab = Lab::open("submissions").await;
+    Operator::wait_until_ready();
     let mut jobs = Vec::new();
     for number in 0..SUBMISSIONS {
         let spec = json!({ "sql": "SELECT 1", "podTemplate": nowhere() });
