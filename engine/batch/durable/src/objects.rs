@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-/// Between two tries of a create. Clients repeat no conditional request whose answer was lost, since the second would find
+/// When a create is tried again: after 200, 400, 800 and 1600 ms. Clients repeat no conditional request whose answer was lost, since the second would find
 /// the first's object and take it for another's; here that is settled by reading it back. S3 also answers with 409 while
 /// another create for the same key is under way, whose object may then turn out not to exist. What takes longer than this
 /// is no hiccup.
-pub(crate) const CREATE_AGAIN: &[Duration] = &[
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(800),
-    Duration::from_millis(1600),
-];
+pub(crate) const CREATE_AGAIN: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(200))
+    .with_max_times(4);
 
 /// What a create-if-absent found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,32 +25,36 @@ pub(crate) enum Created {
     Theirs(Bytes),
 }
 
-/// Creates `path` with `body` unless it exists; tries once more after each of the waits `again`.
+/// Creates `path` with `body` unless it exists; tries `again` where it cannot be told whether it was.
 pub(crate) async fn create(
     store: &dyn ObjectStore,
     path: &Path,
     body: &Bytes,
-    again: &[Duration],
+    again: ExponentialBuilder,
 ) -> object_store::Result<Created> {
-    let mut again = again.iter();
-    loop {
-        let put = store.put_opts(path, PutPayload::from(body.clone()), PutMode::Create.into());
-        let error = match put.await {
-            Ok(_) => return Ok(Created::Ours),
-            Err(error) if was_refused(&error) => return Err(error),
-            Err(error) => error,
-        };
-        match read(store, path).await {
-            Ok(Some(found)) if found == *body => return Ok(Created::Ours),
-            Ok(Some(found)) => return Ok(Created::Theirs(found)),
-            // A request whose answer was lost may be on its way still; if it arrives before the next one, that reads it back.
-            Ok(None) => {}
-            Err(unread) => tracing::debug!(%path, error = %unread, "cannot read back what may have been created"),
-        }
-        let Some(wait) = again.next() else { return Err(error) };
-        tracing::debug!(%path, %error, "cannot tell whether it was created; trying again");
-        tokio::time::sleep(*wait).await;
+    (|| create_once(store, path, body))
+        .retry(again)
+        .when(|error| !was_refused(error))
+        .notify(|error, _| tracing::debug!(%path, %error, "cannot tell whether it was created; trying again"))
+        .await
+}
+
+/// One try. Where its answer is lost, what is there tells.
+async fn create_once(store: &dyn ObjectStore, path: &Path, body: &Bytes) -> object_store::Result<Created> {
+    let put = store.put_opts(path, PutPayload::from(body.clone()), PutMode::Create.into());
+    let error = match put.await {
+        Ok(_) => return Ok(Created::Ours),
+        Err(error) if was_refused(&error) => return Err(error),
+        Err(error) => error,
+    };
+    match read(store, path).await {
+        Ok(Some(found)) if found == *body => return Ok(Created::Ours),
+        Ok(Some(found)) => return Ok(Created::Theirs(found)),
+        // A request whose answer was lost may be on its way still; if it arrives before the next one, that reads it back.
+        Ok(None) => {}
+        Err(unread) => tracing::debug!(%path, error = %unread, "cannot read back what may have been created"),
     }
+    Err(error)
 }
 
 /// Whether the store has understood the request and not carried it out, nor would it the next time.

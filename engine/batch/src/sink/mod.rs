@@ -8,6 +8,8 @@ mod created;
 mod destination;
 mod encode;
 mod exec;
+mod failures;
+mod look;
 mod parts;
 mod pending;
 mod reader;
@@ -19,18 +21,18 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 pub use trireme_batch_durable::Generation;
-use trireme_batch_durable::commit::{
-    Begin, CommitError, CommitPermit, CommitRecord, Committer, Discarded, StoreError, VisibleError, WriteMode,
-    WriteRequest,
-};
+use trireme_batch_durable::commit::{CommitPermit, CommitRecord, Committer, Discarded, WriteMode, WriteRequest};
 use trireme_batch_durable::{Fingerprint, WriteId};
-use trireme_spec::problem::{ErrorCode, Problem};
+use trireme_spec::problem::Problem;
 
-use crate::problems::{causes, problem_of_cause};
+use self::failures::{commit_problem, is_of_the_store, not_complete, not_known};
+use self::look::{Looked, look};
+use crate::problems::causes;
 use crate::statements::statement_problem;
 
 pub use created::{Created, Home};
@@ -88,13 +90,10 @@ pub enum Begun {
     Already(Box<Committed>),
 }
 
-/// Between two tries to settle a commit at a store that fails; its client has tried for a while each time.
-const SETTLE_AGAIN: &[Duration] = &[
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-];
+/// When to ask a store again that fails, after 1, 2, 4 and 8 s; its client has tried for a while each time.
+const SETTLE_AGAIN: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_secs(1))
+    .with_max_times(4);
 
 /// Tasks in this process have this long to stop before what they wrote is swept.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -106,7 +105,7 @@ pub struct Write {
     order: Arc<SinkOrder>,
     /// Once there is one.
     plan: Option<Arc<PartSinkExec>>,
-    settle_again: &'static [Duration],
+    settle_again: ExponentialBuilder,
 }
 
 /// The write of statement `index`, the same for all drivers of a run.
@@ -186,73 +185,6 @@ fn request(writer: &Writer, index: usize, mode: WriteMode) -> WriteRequest {
     }
 }
 
-/// What a driver finds that is about to write.
-enum Looked {
-    Permit(CommitPermit),
-    Committed(Committed),
-}
-
-/// Begins at the destination. An earlier driver may have committed the write, which is then not called failed because a
-/// store fails.
-async fn look(
-    committer: &Committer,
-    location: &str,
-    request: WriteRequest,
-    again: &[Duration],
-) -> Result<Looked, Problem> {
-    let mut again = again.iter().filter(|_| request.generation != Generation::FIRST);
-    let error = loop {
-        let begun = match committer.begin(request.clone()).await {
-            Err(CommitError::Store(error)) => Err(CommitError::Store(error)),
-            begun => match finish_earlier(committer, location, request.mode).await {
-                Err(error) if matches!(begun, Ok(Begin::Permit(_))) => Err(error),
-                Ok(()) | Err(_) => begun,
-            },
-        };
-        match begun {
-            Ok(Begin::Permit(permit)) => return Ok(Looked::Permit(permit)),
-            Ok(Begin::Committed(record)) => {
-                return Ok(Looked::Committed(Committed {
-                    written: written(location, &record, true),
-                    unfinished: None,
-                }));
-            }
-            Err(CommitError::Store(error)) => {
-                let Some(wait) = again.next() else {
-                    break CommitError::Store(error);
-                };
-                tracing::warn!(location, error = %causes(&error), "cannot look up a write; trying again");
-                tokio::time::sleep(*wait).await;
-            }
-            Err(error) => break error,
-        }
-    };
-    let problem = commit_problem(&error);
-    match (error, committer.recorded(&request.write_id).await) {
-        (CommitError::Store(_), Ok(Some(record))) => Ok(Looked::Committed(Committed {
-            written: written(location, &record, true),
-            unfinished: Some(not_complete(location, problem)),
-        })),
-        (CommitError::Store(_), Err(_)) if request.generation != Generation::FIRST => Err(not_known(location, problem)),
-        _ => Err(problem),
-    }
-}
-
-/// Completes what drivers that died had committed: readers leave it out and write nothing, so nobody else would. What is not
-/// complete is not read, and an overwrite would remove it all the same: it waits for it.
-async fn finish_earlier(committer: &Committer, location: &str, mode: WriteMode) -> Result<(), CommitError> {
-    match committer.recover().await {
-        Ok(recovered) => {
-            for write in recovered.rolled_forward {
-                tracing::info!(location, %write, "completed an earlier write");
-            }
-        }
-        Err(CommitError::Store(error)) if mode == WriteMode::Overwrite => return Err(CommitError::Store(error)),
-        Err(error) => tracing::warn!(location, error = %causes(&error), "an earlier write could not be completed"),
-    }
-    Ok(())
-}
-
 impl Write {
     /// What the engine is to run so that `input` is written; its rows are for [`Self::commit`].
     pub fn plan(&mut self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
@@ -280,29 +212,24 @@ impl Write {
         let schema = Fingerprint::of(fields.map(|field| format!("{field:?}")));
         // Tests kill the driver between these two lines, too.
         tracing::debug!(location, parts = parts.len(), "committing");
-        let mut again = self.settle_again.iter();
-        let error = loop {
-            match self.committer.commit(&self.permit, schema, parts.clone()).await {
-                Ok(committed) => {
-                    tracing::debug!(location, "committed");
-                    let recovered = committed.record.generation != self.permit.request().generation;
-                    return Ok(Committed {
-                        written: written(location, &committed.record, recovered),
-                        unfinished: None,
-                    });
-                }
-                Err(CommitError::Store(error)) => {
-                    let Some(wait) = again.next() else {
-                        break CommitError::Store(error);
-                    };
-                    tracing::warn!(location, error = %causes(&error), "cannot settle a commit; trying again");
-                    tokio::time::sleep(*wait).await;
-                }
-                Err(error) => break error,
+        let settled = (|| self.committer.commit(&self.permit, schema, parts.clone()))
+            .retry(self.settle_again)
+            .when(is_of_the_store)
+            .notify(|error, _| tracing::warn!(location, error = %causes(error), "cannot settle a commit; trying again"))
+            .await;
+        let error = match settled {
+            Ok(committed) => {
+                tracing::debug!(location, "committed");
+                let recovered = committed.record.generation != self.permit.request().generation;
+                return Ok(Committed {
+                    written: written(location, &committed.record, recovered),
+                    unfinished: None,
+                });
             }
+            Err(error) => error,
         };
         let problem = commit_problem(&error);
-        let is_in_doubt = matches!(error, CommitError::Store(_));
+        let is_in_doubt = is_of_the_store(&error);
         match self.committer.discard(self.permit).await {
             Ok(Discarded::Committed(record)) if is_in_doubt => Ok(Committed {
                 written: written(location, &record, false),
@@ -341,24 +268,6 @@ impl Write {
     }
 }
 
-/// The write is committed, and `problem` kept it from being completed.
-fn not_complete(location: &str, mut problem: Problem) -> Problem {
-    problem.message = format!(
-        "what was written to {location} is committed, and not complete yet: {}",
-        problem.message
-    );
-    problem.remedy("do not write it again: readers leave it out until the next write to this folder completes it")
-}
-
-/// `problem` keeps from everybody whether the write is committed.
-fn not_known(location: &str, mut problem: Problem) -> Problem {
-    problem.message = format!(
-        "it cannot be told whether what was written to {location} is committed: {}",
-        problem.message
-    );
-    problem.remedy("look for this job in _trireme/commits of the folder before you run it again: a commit there is complete after the next write")
-}
-
 fn written(location: &str, record: &CommitRecord, recovered: bool) -> Written {
     Written {
         location: location.to_owned(),
@@ -366,51 +275,5 @@ fn written(location: &str, record: &CommitRecord, recovered: bool) -> Written {
         files: record.parts.len() as u64,
         bytes: record.bytes(),
         recovered,
-    }
-}
-
-/// What a failed commit means for the person who wrote the job.
-fn commit_problem(error: &CommitError) -> Problem {
-    let text = causes(error);
-    match error {
-        CommitError::Store(error) => store_problem(error),
-        CommitError::Stale { .. } | CommitError::Contended { .. } => Problem::new(ErrorCode::DataCommitConflict, text),
-        CommitError::Exists { .. } => Problem::new(ErrorCode::DataDestinationExists, text).remedy(
-            "choose an empty folder, or say what to do with the old data: OPTIONS (mode 'overwrite') or (mode 'append')",
-        ),
-        CommitError::Visible {
-            source: VisibleError::Unsettled { .. },
-            ..
-        } => Problem::new(ErrorCode::DataCommitConflict, text)
-            .remedy("read again when the overwrite is done; if its job died, the next write to the folder completes it"),
-        CommitError::PartLost { .. } | CommitError::Visible { .. } => {
-            Problem::new(ErrorCode::DataMalformed, text).remedy("overwrite the destination: its data is not whole")
-        }
-        CommitError::DamagedLog { .. } => Problem::new(ErrorCode::DataMalformed, text)
-            .remedy("restore the entry from a copy; without _trireme, the files are read as a plain folder"),
-        CommitError::LogFull { .. } => Problem::new(ErrorCode::SqlUnsupported, text).remedy(
-            "write to a new folder, into which the rows of this one can be copied; fewer and larger writes fill it later",
-        ),
-        CommitError::WrongPart { .. } => Problem::new(ErrorCode::Internal, text),
-    }
-}
-
-/// What a failed destination means for the person who wrote the job.
-fn store_problem(error: &StoreError) -> Problem {
-    match error {
-        StoreError::File { .. } | StoreError::Objects { .. } => {
-            let mut problem = problem_of_cause(error);
-            if problem.code == ErrorCode::Internal {
-                // What has no number of the kernel's: folders in folders without end, and the like.
-                problem = Problem::new(ErrorCode::DataIo, problem.message).remedy("look at what is in the folder");
-            }
-            problem.message = format!("{error}: {}", problem.message);
-            problem
-        }
-        StoreError::Name { .. } => Problem::new(ErrorCode::DataMalformed, error.to_string()).remedy("rename the file"),
-        StoreError::TooManyFiles { .. } => Problem::new(ErrorCode::DataMalformed, error.to_string())
-            .remedy("write fewer, larger files: fewer partition columns, or an overwrite that compacts"),
-        StoreError::PartTooLarge { .. } => Problem::new(ErrorCode::SqlUnsupported, error.to_string())
-            .remedy("divide the rows: SET datafusion.execution.target_partitions to more, or write PARTITIONED BY"),
     }
 }

@@ -15,7 +15,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::encode::{Encoder, FileStyle};
 use super::exec::SinkOrder;
-use super::store_problem;
+use super::failures::store_problem;
 use crate::problems::told;
 
 /// Files that one partition has open at a time, while its rows come in any order.

@@ -5,7 +5,8 @@ use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::prelude::SessionConfig;
 use trireme_batch_durable::commit::{Committer, Visible, VisibleFile};
 
-use super::{commit_problem, stores};
+use super::failures::commit_problem;
+use super::stores;
 use crate::problems::told;
 
 /// The files to read at `url`, by the log of the folder. `None` where there is no log to go by: a plain folder, a single

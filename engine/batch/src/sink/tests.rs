@@ -15,13 +15,20 @@ use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::TempDir;
 use trireme_batch_durable::commit::{
-    Completion, Create, Listed, LocalParts, PartName, PartReceipt, PartStore, PartWriter, Visible, WriteMode,
+    Completion, Create, Listed, LocalParts, PartName, PartReceipt, PartStore, PartWriter, StoreError, Visible,
+    WriteMode,
 };
 use trireme_core::store::{Credentials, S3Options, StoreFactory};
+use trireme_spec::problem::ErrorCode;
 
 use super::*;
 use crate::engine::BatchEngine;
 use crate::local::LocalEngine;
+
+/// So many tries more, without a wait.
+fn at_once(times: usize) -> ExponentialBuilder {
+    SETTLE_AGAIN.with_min_delay(Duration::ZERO).with_max_times(times)
+}
 
 /// What fails, and how often before all is well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +192,7 @@ impl Ground {
         let mut write = self.begin(0, &self.destination(&[])).await;
         let plan = write.plan(self.query("SELECT 1 AS a").await);
         let receipts = self.run(plan).await.unwrap();
-        write.settle_again = &[Duration::ZERO; 2];
+        write.settle_again = at_once(2);
         write.committer = self.faulty(fault, times);
         write.commit(&receipts).await
     }
@@ -244,7 +251,7 @@ async fn a_commit_that_cannot_be_completed_is_one_still() {
     };
     for (times, is_complete) in [(usize::MAX, false), (1, true)] {
         let store = ground.faulty(Fault::Complete, times);
-        let looked = look(&store, "t", next.clone(), &[Duration::ZERO]).await.unwrap();
+        let looked = look(&store, "t", next.clone(), at_once(1)).await.unwrap();
         let Looked::Committed(committed) = looked else {
             panic!("the write was begun again")
         };
@@ -296,16 +303,16 @@ async fn an_earlier_write_is_completed_before_rows_are_planned() {
         mode: WriteMode::Overwrite,
     };
     let store = ground.faulty(Fault::Complete, usize::MAX);
-    let refused = look(&store, "t", overwrite.clone(), &[]).await.err().unwrap();
+    let refused = look(&store, "t", overwrite.clone(), at_once(0)).await.err().unwrap();
     assert!(refused.message.contains("it does not answer"), "{refused}");
     let append = WriteRequest {
         mode: WriteMode::Append,
         ..overwrite.clone()
     };
-    assert!(look(&store, "t", append, &[]).await.is_ok(), "it loses nothing");
+    assert!(look(&store, "t", append, at_once(0)).await.is_ok(), "it loses nothing");
     assert_eq!(ground.files().await, 0);
     assert!(
-        look(&ground.faulty(Fault::Complete, 0), "t", overwrite, &[])
+        look(&ground.faulty(Fault::Complete, 0), "t", overwrite, at_once(0))
             .await
             .is_ok()
     );

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backon::ExponentialBuilder;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::multipart::{MultipartStore, PartId};
@@ -36,12 +37,12 @@ const ABORT_AGAIN: &[Duration] = &[
 ];
 
 /// How a part is cut into requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct MultipartOptions {
     chunk_bytes: usize,
     in_flight_max: usize,
     abort_again: &'static [Duration],
-    create_again: &'static [Duration],
+    create_again: ExponentialBuilder,
 }
 
 impl Default for MultipartOptions {
@@ -68,7 +69,7 @@ impl MultipartOptions {
     pub(crate) fn without_waits(self) -> Self {
         Self {
             abort_again: &[],
-            create_again: &[Duration::ZERO],
+            create_again: CREATE_AGAIN.with_min_delay(Duration::ZERO).with_max_times(1),
             ..self
         }
     }
