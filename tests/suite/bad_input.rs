@@ -145,6 +145,17 @@ fn statements() {
         ("SELECT $limit", "SQL-PARAMETER-MISSING", &["limit", "spec.parameters"]),
         ("DELETE FROM tpch.tiny.nation", "SQL-UNSUPPORTED", &[]),
         (
+            "PREPARE p AS SELECT 1; EXECUTE p",
+            "SQL-UNSUPPORTED",
+            &["statement 1 of 2", "spec.parameters"],
+        ),
+        (
+            "EXPLAIN ANALYZE COPY (SELECT 1 AS a) TO 'never.csv'",
+            "SQL-UNSUPPORTED",
+            &["EXPLAIN ANALYZE"],
+        ),
+        ("SELECT $1", "SQL-PARAMETER-MISSING", &["parameters have names"]),
+        (
             "SELECT 1 / (n_nationkey - n_nationkey) FROM tpch.tiny.nation",
             "SQL-EXECUTION",
             &["zero"],
@@ -248,6 +259,30 @@ fn a_plan_that_is_too_deep_for_workers_is_refused_by_the_driver() {
         3,
         "SQL-UNSUPPORTED",
         &["nested more deeply", "CREATE TABLE"],
+    );
+}
+
+/// What workers cannot be told is refused as such, and what only the driver knows is answered by it.
+#[test]
+fn statements_about_the_session_need_no_workers() {
+    let run = |sql: &str, workers: &[&str]| {
+        let arguments = ["run", "--output", "csv", "-f", "-"].iter().chain(workers);
+        trireme(arguments).stdin(batch_job(sql, "")).run()
+    };
+    let recursive =
+        "WITH RECURSIVE n AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM n WHERE a < 3) SELECT sum(a) AS sum FROM n";
+    for workers in [&[][..], &["--workers", "1"]] {
+        let shown = run("CREATE VIEW mine AS SELECT 1 AS a; SHOW TABLES", workers).succeeded();
+        assert!(shown.stdout.contains(",mine,VIEW"), "{shown}");
+        let described = run("DESCRIBE tpch.tiny.nation", workers).succeeded();
+        assert!(described.stdout.contains("n_nationkey"), "{described}");
+    }
+    assert_eq!(run(recursive, &[]).succeeded().stdout, "sum\n6\n");
+    assert_error(
+        &run(recursive, &["--workers", "1"]),
+        3,
+        "SQL-UNSUPPORTED",
+        &["cannot be sent to workers"],
     );
 }
 

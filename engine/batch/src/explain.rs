@@ -16,7 +16,7 @@ use crate::cluster::{ClusterEngine, cluster_settings, suitable_tasks};
 use crate::job::JobOrder;
 use crate::memory::SlotMemory;
 use crate::sink::{self, Created, Destination};
-use crate::statements::{self, Work, statement_problem};
+use crate::statements::{self, Work, is_about_the_session, statement_problem};
 use crate::tables::{self, FilesDefinition, FilesTable};
 
 /// A job, as far as it can be planned.
@@ -118,6 +118,7 @@ impl Explaining<'_> {
                 }
             }
             Work::Inspection(_) => self.text.push_str("   answered by the driver\n"),
+            Work::Query(plan) if is_about_the_session(&plan) => self.text.push_str("   answered by the driver\n"),
             Work::Query(plan) => self.stages(&plan).await?,
             Work::Write(plan) => {
                 let (input, destination) = sink::destination_of(self.session, plan, self.order.home(index))?;

@@ -29,7 +29,7 @@ use crate::journal::{self, JobJournal};
 use crate::local::LocalEngine;
 use crate::panics;
 use crate::sink::{self, Begun, Committed, Created, Decisions, PendingWrite, Writer, Written};
-use crate::statements::{self, Work, statement_problem};
+use crate::statements::{self, Work, is_about_the_session, statement_problem};
 use crate::tables;
 
 /// What a job is to do: the parts of a manifest that an engine needs.
@@ -299,6 +299,7 @@ impl Job {
                 let destination = sink::Destination::of_result(result);
                 self.write(index, last, plan, destination, journal).await
             }
+            (Work::Query(plan), _) if is_about_the_session(&plan) => self.query(index, &LocalEngine, plan).await,
             (Work::Query(plan), _) => self.query(index, self.engine.as_ref(), plan).await,
             (Work::Write(plan), _) => {
                 let (input, destination) = sink::destination_of(&self.session, plan, self.order.home(index))?;

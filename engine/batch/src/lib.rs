@@ -17,6 +17,7 @@ mod operators;
 pub mod panics;
 mod pool;
 pub mod problems;
+mod refused;
 pub mod report;
 pub mod session;
 pub mod sink;

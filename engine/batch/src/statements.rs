@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ballista_core::planner::scans_only_information_schema;
 use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
@@ -17,6 +18,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::operators;
 use crate::problems::problem_of;
+use crate::refused;
 use crate::sink::insert_mode;
 
 /// The name by which error messages refer to a job's SQL text.
@@ -25,7 +27,8 @@ pub const SOURCE: &str = "spec.sql";
 /// Splits `sql` into statements.
 ///
 /// # Errors
-/// Text that does not parse, no statement at all, more statements or more operators in a row than `limits` allow.
+/// Text that does not parse, no statement at all, more statements or more operators in a row than `limits` allow, a statement
+/// that is never run.
 pub fn parse(sql: &str, limits: &Limits) -> Result<Vec<Statement>, Problem> {
     let told = |error: DataFusionError| problem_of(&error, SOURCE);
     let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
@@ -49,6 +52,10 @@ pub fn parse(sql: &str, limits: &Limits) -> Result<Vec<Statement>, Problem> {
             ),
         )
         .remedy("split it into several jobs"));
+    }
+    let total = statements.len();
+    for (index, statement) in statements.iter().enumerate() {
+        refused::check(statement).map_err(|problem| in_statement(problem, index, total))?;
     }
     Ok(statements.into())
 }
@@ -83,10 +90,12 @@ pub async fn plan(
         } else {
             known.join(", ")
         })
-        .remedy(format!(
-            "add `{}: ...` under spec.parameters",
-            name.trim_start_matches('$')
-        )));
+        .remedy(match name.trim_start_matches('$') {
+            position if position.starts_with(|first: char| first.is_ascii_digit()) => {
+                "parameters have names: write $name, and `name: ...` under spec.parameters".to_owned()
+            }
+            name => format!("add `{name}: ...` under spec.parameters"),
+        }));
     }
     let values = parameters
         .iter()
@@ -142,6 +151,11 @@ pub fn classify(plan: LogicalPlan) -> Result<Work, Problem> {
         LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_) => Work::Inspection(plan),
         other => Work::Query(other),
     })
+}
+
+/// Whether `plan` reads nothing but the catalogs of its session, as `SHOW TABLES` does: no other process has them.
+pub fn is_about_the_session(plan: &LogicalPlan) -> bool {
+    matches!(scans_only_information_schema(plan), Ok(true))
 }
 
 /// A short form of a statement for progress lines and logs: one line, at most 80 characters.

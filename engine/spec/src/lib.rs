@@ -19,4 +19,5 @@ pub mod problem;
 pub mod quantity;
 pub mod report;
 pub mod schema;
+pub mod secrets;
 pub mod worker_status;

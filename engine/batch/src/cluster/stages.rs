@@ -22,6 +22,7 @@ use super::repeatable::is_repeatable;
 use super::restrict::{self, Reads};
 use super::scan_parts::cut_between_files;
 use crate::local::partition_count;
+use crate::problems::told;
 
 /// One stage, ready to be sent to workers.
 #[derive(Debug, Clone)]
@@ -121,8 +122,20 @@ fn planned_stage(writer: &Arc<dyn ShuffleWriter>, codec: &PlanCodec) -> Result<P
         inputs: inputs.collect::<Result<_>>()?,
         repeatable: is_repeatable(writer),
         text,
-        plan: codec.encode(plan)?,
+        plan: codec.encode(plan).map_err(no_wire_form)?,
     })
+}
+
+/// Some operators know things that only the process has that planned them.
+fn no_wire_form(error: DataFusionError) -> DataFusionError {
+    let text = format!(
+        "a part of the statement cannot be sent to workers: {}",
+        error.strip_backtrace()
+    );
+    told(Problem::new(ErrorCode::SqlUnsupported, text).remedy(
+        "workers run no WITH RECURSIVE, and write no rows of information_schema: run the job in one process \
+         (trireme run without --workers), or take that part out",
+    ))
 }
 
 fn number(value: usize) -> Result<u32> {

@@ -15,12 +15,10 @@ use crate::pods::{
 use crate::problem::{ErrorCode, Problem, clip};
 use crate::quantity::Bytes;
 use crate::schema;
+use crate::secrets::{has_user, is_name_of_secret};
 
 /// Schemes that people will try and that are not there yet.
 const SCHEMES_TO_COME: [&str; 8] = ["gs", "gcs", "abfs", "abfss", "az", "wasbs", "http", "https"];
-
-/// Parts of names of options under which other systems take secrets.
-const SECRET_NAMES: [&str; 6] = ["secret", "password", "passwd", "token", "access_key", "credential"];
 
 /// Reports what is left to check of a job whose shape is in order.
 pub(super) fn check(findings: &mut Findings<'_>, job: &BatchJob, target: Option<Target>) {
@@ -128,17 +126,12 @@ fn check_tables(findings: &mut Findings<'_>, job: &BatchJobSpec, tables: &FieldP
         check_location(findings, &path.key("location"), &table.location);
         let columns = table.partitioned_by.iter().map(|column| column.name.as_str());
         check_unique(findings, "partition columns", &path.key("partitionedBy"), columns);
-        for option in table.options.keys().filter(|option| is_secret(option)) {
+        for option in table.options.keys().filter(|option| is_name_of_secret(option)) {
             let problem = Problem::new(ErrorCode::ManifestCredential, "a manifest must not hold secrets")
                 .remedy("remove it: credentials come from mounted files or the identity of the machine, and in local runs from the environment");
             findings.at_key(&path.key("options").key(option), problem);
         }
     }
-}
-
-fn is_secret(option: &str) -> bool {
-    let option = option.to_ascii_lowercase().replace(['-', '.'], "_");
-    SECRET_NAMES.iter().any(|name| option.contains(name))
 }
 
 fn check_unique<'a>(findings: &mut Findings<'_>, what: &str, list: &FieldPath, names: impl Iterator<Item = &'a str>) {
@@ -277,7 +270,7 @@ fn location_problem(location: &str) -> Option<Problem> {
         };
     };
     let authority = rest.split('/').next().unwrap_or_default();
-    if authority.contains('@') {
+    if has_user(location) {
         return Some(
             Problem::new(ErrorCode::ManifestCredential, "a URL must not hold a user or a secret").remedy(
                 "remove the part before the @; credentials come from mounted files or the identity of the machine",
