@@ -126,6 +126,19 @@ fn sql_prints_text_json_and_csv() {
     assert_eq!(sql("json").json()["rows"], json!([{ "a": 1, "b": "x" }]));
 }
 
+/// Sums of money are decimals, and programs read JSON.
+#[test]
+fn numbers_in_json_keep_their_digits() {
+    let sql = "SELECT CAST('12345678901234567.89' AS DECIMAL(20,2)) AS a, CAST('1.10' AS DECIMAL(3,2)) AS b";
+    let output = trireme(["sql", "--output", "json", "-c", sql]).run().succeeded();
+    assert!(
+        output
+            .stdout
+            .contains(r#""rows":[{"a":12345678901234567.89,"b":1.10}]"#),
+        "{output}"
+    );
+}
+
 #[test]
 fn a_table_that_is_cut_says_how_to_see_more() {
     let output = trireme(["sql", "--max-rows", "2", "-c", "SELECT n_name FROM tpch.tiny.nation"])

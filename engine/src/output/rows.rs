@@ -8,7 +8,8 @@ use datafusion::arrow::csv;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::writer::{JsonArray, WriterBuilder};
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use trireme_batch::job::{Preview, StatementOutcome, StatementResult};
 use trireme_batch::sink::Written;
 
@@ -42,39 +43,78 @@ pub fn write_csv(out: &mut impl Write, preview: &Preview) -> io::Result<()> {
         .map_err(unprintable)
 }
 
+/// A statement's outcome in the form of `--output json`; fields of other kinds of outcome are left out.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    statement: usize,
+    elapsed_ms: f64,
+    spilled_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    columns: Option<Vec<Column<'a>>>,
+    /// As Arrow writes them: numbers that are read and written again lose digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preview: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_total: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    earlier: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Column<'a> {
+    name: &'a str,
+    r#type: String,
+}
+
 /// One JSON object for the statement.
 pub fn write_json(out: &mut impl Write, index: usize, outcome: &StatementOutcome) -> io::Result<()> {
-    // Whole microseconds: a tiny query takes a few milliseconds.
-    let elapsed_ms = outcome.elapsed.as_micros() as f64 / 1e3;
-    let mut object = json!({
-        "statement": index + 1,
-        "elapsedMs": elapsed_ms,
-        "spilledBytes": outcome.counters.spilled_bytes,
-    });
-    match &outcome.result {
+    let line = Line {
+        statement: index + 1,
+        // Whole microseconds: a tiny query takes a few milliseconds.
+        elapsed_ms: outcome.elapsed.as_micros() as f64 / 1e3,
+        spilled_bytes: outcome.counters.spilled_bytes,
+        ..Line::default()
+    };
+    let line = match &outcome.result {
         StatementResult::Rows(preview) => {
             let columns = preview.schema.fields().iter();
-            object["columns"] = columns
-                .map(|field| json!({ "name": field.name(), "type": field.data_type().to_string() }))
-                .collect();
-            object["rows"] = json_rows(preview)?;
-            object["rowsTotal"] = json!(preview.rows_total);
+            let columns = columns.map(|field| Column {
+                name: field.name(),
+                r#type: field.data_type().to_string(),
+            });
+            Line {
+                columns: Some(columns.collect()),
+                rows: Some(json_rows(preview)?),
+                rows_total: Some(preview.rows_total),
+                ..line
+            }
         }
-        StatementResult::Written(written) => {
-            object["location"] = json!(written.location);
-            object["files"] = json!(written.files);
-            object["rowsTotal"] = json!(written.rows);
-            object["bytes"] = json!(written.bytes);
-            object["earlier"] = json!(written.recovered);
-        }
-        StatementResult::Session => {}
-        StatementResult::Earlier(kept) => {
-            object["preview"] = json!(kept.preview);
-            object["rowsTotal"] = json!(kept.rows);
-            object["earlier"] = json!(true);
-        }
-    }
-    writeln!(out, "{object}")
+        StatementResult::Written(written) => Line {
+            location: Some(&written.location),
+            files: Some(written.files),
+            rows_total: Some(written.rows),
+            bytes: Some(written.bytes),
+            earlier: Some(written.recovered),
+            ..line
+        },
+        StatementResult::Session => line,
+        StatementResult::Earlier(kept) => Line {
+            preview: Some(&kept.preview),
+            rows_total: Some(kept.rows),
+            earlier: Some(true),
+            ..line
+        },
+    };
+    writeln!(out, "{}", serde_json::to_string(&line)?)
 }
 
 /// `wrote 1234 rows in 3 files to out/`. A table below the folder `temporary` is gone when the command ends: where it lies is
@@ -114,7 +154,7 @@ pub fn count(number: u64, what: &str) -> String {
     }
 }
 
-fn json_rows(preview: &Preview) -> io::Result<Value> {
+fn json_rows(preview: &Preview) -> io::Result<Box<RawValue>> {
     let mut writer = WriterBuilder::new()
         .with_explicit_nulls(true)
         .build::<_, JsonArray>(Vec::new());
@@ -123,11 +163,11 @@ fn json_rows(preview: &Preview) -> io::Result<Value> {
         .map_err(unprintable)?;
     writer.finish().map_err(unprintable)?;
     let bytes = writer.into_inner();
-    if bytes.is_empty() {
-        Ok(json!([]))
-    } else {
-        Ok(serde_json::from_slice(&bytes)?)
-    }
+    let text = match bytes.is_empty() {
+        true => "[]".to_owned(),
+        false => String::from_utf8(bytes).map_err(io::Error::other)?,
+    };
+    Ok(RawValue::from_string(text)?)
 }
 
 fn shown(preview: &Preview) -> u64 {
