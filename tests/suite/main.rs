@@ -5,6 +5,7 @@ mod arch;
 mod bad_input;
 mod cli;
 mod examples;
+mod folders;
 mod fuzz;
 mod kills;
 mod large_copy;

@@ -17,6 +17,7 @@ use super::encode::{Encoder, FileStyle};
 use super::exec::SinkOrder;
 use super::failures::store_problem;
 use crate::problems::told;
+use crate::tables::NULL_FOLDER;
 
 /// Files that one partition has open at a time, while its rows come in any order.
 const FILES_OPEN_MAX: usize = 64;
@@ -24,9 +25,6 @@ const FILES_OPEN_MAX: usize = 64;
 /// What the files of one partition may hold even where operators leave nothing of the pool; the headroom beside it bears
 /// that. With less, row groups would become too small to be read fast.
 const HELD_BYTES_MIN: usize = 8 << 20;
-
-/// The folder that a NULL goes into, as in Hive.
-const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Writes one partition's rows.
 pub struct PartFiles {

@@ -1,8 +1,8 @@
 //! A table over files: one location, one format.
 //!
 //! Reading goes through DataFusion's listing table. What is added: where writes of ours have left a log, the files are those
-//! that it makes visible ([`Snapshot`]), so that no reader of ours sees a part of a write; and the table remembers enough for
-//! the sink to write into it.
+//! that it makes visible ([`Snapshot`]), so that no reader of ours sees a part of a write; columns in the names of folders mean
+//! what their writers meant ([`Partitions`]); and the table remembers enough for the sink to write into it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,17 +11,23 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Constraints, DataFusionError, Result, Statistics, plan_err};
+use datafusion::common::stats::Precision;
+use datafusion::common::{Constraints, DataFusionError, Result, Statistics, plan_err, project_schema};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion_datasource::compute_all_files_statistics;
 use futures::TryStreamExt;
 
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::location::place;
+use super::partitions::{Partitions, Place};
 use super::scans::looking_into;
 use super::snapshot::Snapshot;
 use crate::problems::told;
@@ -44,7 +50,11 @@ pub struct FilesDefinition {
 /// A table over files.
 pub struct FilesTable {
     definition: FilesDefinition,
+    /// Has the columns in the names of folders as text.
     listing: ListingTable,
+    partitions: Partitions,
+    /// Columns of the files, and then those in the names of folders.
+    columns: TableSchema,
     constraints: Constraints,
 }
 
@@ -73,7 +83,8 @@ impl FilesTable {
     }
 
     async fn open_at(state: &SessionState, url: &ListingTableUrl, definition: &FilesDefinition) -> Result<Self> {
-        let sample = first_file(state, url).await?;
+        let partitions = Partitions::new(&definition.partition_columns);
+        let sample = first_file(state, url, &partitions).await?;
         if sample.is_none() && definition.schema.is_none() {
             return Err(DataFusionError::ObjectStore(Box::new(object_store::Error::NotFound {
                 path: definition.location.clone(),
@@ -81,13 +92,9 @@ impl FilesTable {
             })));
         }
         let format = file_format(state, definition, sample.as_deref())?;
-        let partitions = definition.partition_columns.iter().map(|(name, data_type)| {
-            let text = || DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
-            (name.clone(), data_type.clone().unwrap_or_else(text))
-        });
         let options = ListingOptions::new(Arc::clone(&format))
             .with_file_extension(extension(format.as_ref(), url)?)
-            .with_table_partition_cols(partitions.collect());
+            .with_table_partition_cols(partitions.as_text());
         let schema = match &definition.schema {
             Some(schema) => Arc::clone(schema),
             None => looking_into("", options.infer_schema(state, url)).await?,
@@ -103,11 +110,15 @@ impl FilesTable {
         }
         let config = ListingTableConfig::new(url.clone())
             .with_listing_options(options)
-            .with_schema(schema);
+            .with_schema(Arc::clone(&schema));
         let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
         Ok(Self {
             definition: definition.clone(),
             listing: ListingTable::try_new(config)?.with_cache(cache),
+            columns: TableSchema::builder(schema)
+                .with_table_partition_cols(partitions.fields().to_vec())
+                .build(),
+            partitions,
             constraints: Constraints::default(),
         })
     }
@@ -125,20 +136,85 @@ impl FilesTable {
     fn place(&self) -> &ListingTableUrl {
         &self.listing.table_paths()[0]
     }
+
+    async fn scan_at(
+        &self,
+        session: &SessionState,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.partitions.fields().is_empty() {
+            return self.listing.scan(session, projection, filters, limit).await;
+        }
+        let (groups, statistics) = self.files_in_folders(session, filters, limit).await?;
+        if groups.is_empty() {
+            let columns = project_schema(self.columns.table_schema(), projection)?;
+            return Ok(Arc::new(EmptyExec::new(columns)));
+        }
+        let format = &self.listing.options().format;
+        let ordering = self
+            .listing
+            .try_create_output_ordering(session.execution_props(), &groups)?;
+        let source = format.file_source(self.columns.clone());
+        let scan = FileScanConfigBuilder::new(self.place().object_store(), source)
+            .with_file_groups(groups)
+            .with_statistics(statistics)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .with_output_ordering(ordering);
+        format.create_physical_plan(session, scan.build()).await
+    }
+
+    /// The files in folders for which `filters` may hold, with the values of their folders. `limit` is that of the rows.
+    async fn files_in_folders(
+        &self,
+        session: &SessionState,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<(Vec<FileGroup>, Statistics)> {
+        let (of_folders, of_rows): (Vec<_>, Vec<_>) = filters.iter().partition(|filter| self.partitions.decide(filter));
+        let of_folders = of_folders.into_iter().map(|filter| self.partitions.over_text(filter));
+        let of_folders = of_folders.collect::<Result<Vec<_>>>()?.concat();
+        // How many rows are enough is known where all of a file's count.
+        let enough = limit.filter(|_| of_rows.is_empty());
+        let listed = self.listing.list_files_for_scan(session, &of_folders, enough).await?;
+        let with_values = |group: FileGroup| {
+            let files = group.into_inner().into_iter();
+            let files = files.map(|file| self.partitions.with_values(file));
+            Ok(FileGroup::new(files.collect::<Result<_>>()?))
+        };
+        let groups = listed.file_groups.into_iter().map(with_values).collect::<Result<_>>()?;
+        compute_all_files_statistics(
+            groups,
+            self.schema(),
+            session.config().collect_statistics(),
+            matches!(listed.statistics.num_rows, Precision::Inexact(_)),
+        )
+    }
 }
 
-/// The name of some file of the table, for telling compression and emptiness.
-async fn first_file(state: &SessionState, url: &ListingTableUrl) -> Result<Option<String>> {
+/// The name of some file of the table, for telling compression and emptiness: one with rows, if there is one. In a table with
+/// columns in the names of folders, files in no folder have none.
+async fn first_file(state: &SessionState, url: &ListingTableUrl, partitions: &Partitions) -> Result<Option<String>> {
     let store = state.runtime_env().object_store(url)?;
     let mut files = url.list_all_files(state, store.as_ref(), "").await?;
+    let (mut without_rows, mut elsewhere) = (None, None);
     while let Some(file) = files.try_next().await? {
         // Markers such as `_SUCCESS` are no data.
-        let name = file.location.filename().unwrap_or_default();
-        if !name.starts_with(['_', '.']) {
-            return Ok(Some(file.location.to_string()));
+        if file.location.filename().unwrap_or_default().starts_with(['_', '.']) {
+            continue;
         }
+        match partitions.place(url, &file.location) {
+            Place::Inside => return Ok(Some(file.location.to_string())),
+            Place::Elsewhere => elsewhere.get_or_insert(file.location),
+            Place::Beside => without_rows.get_or_insert(file.location),
+        };
     }
-    Ok(None)
+    match elsewhere {
+        Some(file) => Err(told(partitions.without(&file))),
+        None => Ok(without_rows.map(String::from)),
+    }
 }
 
 /// In a folder, only files with the ending of the format and its compression belong to the table; a file or pattern that was
@@ -184,7 +260,7 @@ fn file_format(
 #[async_trait]
 impl TableProvider for FilesTable {
     fn schema(&self) -> SchemaRef {
-        self.listing.schema()
+        Arc::clone(self.columns.table_schema())
     }
 
     fn constraints(&self) -> Option<&Constraints> {
@@ -205,7 +281,7 @@ impl TableProvider for FilesTable {
         let session = session_of(state)?;
         loop {
             let snapshot = Snapshot::of(session, self.place()).await?;
-            let planning = self.listing.scan(snapshot.session(), projection, filters, limit);
+            let planning = self.scan_at(snapshot.session(), projection, filters, limit);
             let scan = looking_into(&self.definition.location, planning).await;
             if snapshot.lasts().await? {
                 return scan;

@@ -3,6 +3,7 @@
 mod arrow_files;
 mod files;
 mod location;
+mod partitions;
 mod scans;
 mod snapshot;
 
@@ -19,6 +20,7 @@ use crate::panics;
 use crate::problems::problem_of;
 
 pub use files::{FilesDefinition, FilesTable, FilesTableFactory};
+pub use partitions::NULL_FOLDER;
 pub use scans::{file_scan, guard_scans};
 
 /// Registers `table`. Its columns are read from its files.
