@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use trireme_batch::memory::MemoryBudget;
 use trireme_batch::panics;
@@ -57,22 +57,27 @@ pub fn cores(args: &ResourceArgs) -> usize {
     args.cores.map_or_else(machine, |cores| cores as usize)
 }
 
-/// A token that the first SIGINT or SIGTERM cancels. The second ends the process at once.
+/// A token that the first SIGINT, SIGTERM or SIGHUP cancels. A second SIGINT or SIGTERM ends the process at once; of SIGHUP,
+/// the closing of a terminal may send several.
 ///
 /// # Errors
 /// A system that lets no handler be installed.
 pub fn cancel_on_signal() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut interrupts, mut terminations) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangups = (!outlives_its_terminal())
+        .then(|| signal(SignalKind::hangup()))
+        .transpose()?;
     let cancel = token.clone();
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = interrupts.recv() => {}
-                _ = terminations.recv() => {}
-            }
-            if cancel.is_cancelled() {
-                std::process::exit(INTERRUPTED);
+            let asked = tokio::select! {
+                _ = interrupts.recv() => true,
+                _ = terminations.recv() => true,
+                () = received(hangups.as_mut()) => false,
+            };
+            if asked && cancel.is_cancelled() {
+                end_at_once();
             }
             cancel.cancel();
         }
@@ -80,13 +85,41 @@ pub fn cancel_on_signal() -> io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// Ends the process at once when its standard input closes.
+async fn received(signals: Option<&mut Signal>) {
+    match signals {
+        Some(signals) => drop(signals.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP is to be ignored, as `nohup` has it: a handler would undo that. Where the system does not tell, what it does by
+/// itself is left to it.
+fn outlives_its_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_none_or(|mask| mask & 1 != 0)
+}
+
+/// Ends the process when its standard input closes.
 pub fn end_with_stdin() {
     std::thread::spawn(|| {
         // Nothing is ever written to it; it ends with the process that holds the other end.
         drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
-        std::process::exit(INTERRUPTED);
+        end_at_once();
     });
+}
+
+/// The temporary scratch folder of this process. Whoever ends it without dropping anything has to remove it: there may be private
+/// keys in it.
+static TEMPORARY: OnceLock<PathBuf> = OnceLock::new();
+
+fn end_at_once() -> ! {
+    if let Some(folder) = TEMPORARY.get() {
+        // Others may be writing into it still.
+        let _ = (0..3).find(|_| std::fs::remove_dir_all(folder).is_ok());
+    }
+    std::process::exit(INTERRUPTED)
 }
 
 /// A scratch folder: the one that was asked for, or a temporary one that goes with the process.
@@ -114,6 +147,7 @@ impl Scratch {
             None => {
                 let made = tempfile::Builder::new().prefix("trireme-").tempdir();
                 let folder = made.map_err(|error| no_folder(&std::env::temp_dir(), &error))?;
+                TEMPORARY.get_or_init(|| folder.path().to_owned());
                 Ok(Self {
                     path: folder.path().to_owned(),
                     temporary: Some(folder),

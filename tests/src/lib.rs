@@ -23,7 +23,7 @@ pub use dice::Dice;
 pub use https::{Caller, body_of, status_of};
 pub use oracle::{Engine, answers, compare, difference};
 pub use proc::{children, command_line, connections_to, is_alive, listeners};
-pub use process::{Line, Output, Program, Running, Stream, trireme};
+pub use process::{Line, Output, Program, Running, Stream, binary, trireme};
 pub use s3::S3Server;
 pub use scratch::{Scratch, batch_job};
 

@@ -27,7 +27,7 @@ pub fn trireme<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Progr
 }
 
 /// `$TRIREME_BIN`, or what cargo built into the same profile folder as the running test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("TRIREME_BIN") {
         return PathBuf::from(path);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use trireme_tests::{Output, Scratch, batch_job, repository, trireme};
+use trireme_tests::{Output, Program, Scratch, batch_job, binary, repository, trireme};
 
 /// Generates 600 million rows in constant memory: longer than any test waits.
 const ENDLESS: &str = "SELECT sum(l_tax) FROM tpch.sf100.lineitem";
@@ -471,6 +471,47 @@ fn an_interrupt_cancels_cleanly() {
         assert_eq!(pending.count(), 0, "parts are left\n{output}");
         let _ = trireme(["sql", "-c", &copy("SELECT 1 AS a")]).run().succeeded();
     }
+}
+
+/// The temporary folder has private keys in it, and what was spilled.
+#[test]
+fn no_end_leaves_the_temporary_folder() {
+    for (signals, workers) in [
+        (&[Signal::HUP][..], &[][..]),
+        (&[Signal::HUP, Signal::HUP], &["--workers", "1"]),
+        (&[Signal::INT, Signal::INT], &[]),
+        (&[Signal::INT, Signal::INT], &["--workers", "1"]),
+    ] {
+        let scratch = Scratch::new();
+        let arguments = ["run", "-f", "-"].iter().chain(workers);
+        let sql = format!("SELECT 1;\n{ENDLESS}");
+        let program = trireme(arguments).stdin(batch_job(&sql, ""));
+        let mut running = program.variable("TMPDIR", scratch.path()).spawn();
+        running.wait_for("the second statement", Duration::from_secs(60), |line| {
+            line.text.contains("2/2")
+        });
+        let entries = || std::fs::read_dir(scratch.path()).unwrap().count();
+        assert_eq!(entries(), 1, "no temporary folder");
+        for signal in signals {
+            running.signal_group(*signal);
+        }
+        let output = running.wait().exited(130);
+        assert_eq!(entries(), 0, "{signals:?}\n{output}");
+    }
+}
+
+#[test]
+fn a_job_outlives_its_terminal_where_it_is_told_to() {
+    let scratch = Scratch::new();
+    let sql = "SELECT 1;\nSELECT count(DISTINCT l_orderkey) FROM tpch.sf1.lineitem";
+    let job = scratch.write("job.yaml", batch_job(sql, ""));
+    let script = format!("trap '' HUP; exec {} run -f {}", binary().display(), job.display());
+    let mut running = Program::new("sh", ["-c", &script]).spawn();
+    running.wait_for("the second statement", Duration::from_secs(60), |line| {
+        line.text.contains("2/2")
+    });
+    running.signal_group(Signal::HUP);
+    let _ = running.wait().succeeded();
 }
 
 fn assert_table(output: &Output, cells: &[&str]) {
