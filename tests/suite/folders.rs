@@ -162,3 +162,29 @@ fn files_beside_the_folders_are_left_out() {
     let query = format!("{table}; INSERT INTO t VALUES (1, 2); SELECT a, b FROM t");
     assert_eq!(answer(&scratch, &query), "1,2");
 }
+
+#[test]
+fn columns_of_folders_are_called_as_others_are() {
+    let scratch = Scratch::new();
+    for (at, (declared, folders, selected)) in [
+        ("a INT, \"day\" INT", "\"day\"", "day"),
+        ("a INT, Day INT", "Day", "DAY"),
+        ("a INT, \"Day\" INT", "\"Day\"", "\"Day\""),
+        ("a INT, \"the day\" INT", "\"the day\"", "\"the day\""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let table = format!(
+            "CREATE EXTERNAL TABLE t ({declared}) STORED AS PARQUET PARTITIONED BY ({folders}) LOCATION 'i{at}/'; \
+             INSERT INTO t VALUES (1, 2); SELECT {selected} AS d, * FROM t"
+        );
+        assert_eq!(answer(&scratch, &table), "2,1,2", "{declared}");
+        let copy = format!(
+            "COPY (SELECT 1 AS a, 2 AS {folders}) TO 'c{at}' STORED AS PARQUET PARTITIONED BY ({folders}); \
+             CREATE EXTERNAL TABLE t ({declared}) STORED AS PARQUET PARTITIONED BY ({folders}) LOCATION 'c{at}/'; \
+             SELECT * FROM t WHERE {selected} = 2"
+        );
+        assert_eq!(answer(&scratch, &copy), "1,2", "{declared}");
+    }
+}

@@ -15,5 +15,6 @@ mod memory;
 mod pods;
 mod recovery;
 mod s3;
+mod same_rows;
 mod tpch;
 mod writes;

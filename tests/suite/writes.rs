@@ -52,6 +52,28 @@ fn a_folder_of_compressed_files_is_read_back() {
 }
 
 #[test]
+fn rows_join_compressed_ones_and_are_read_with_them() {
+    let scratch = Scratch::new();
+    let copy = "COPY (SELECT 1 AS a) TO 't' STORED AS CSV OPTIONS (compression 'gzip')";
+    let table = "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 't/'";
+    let sum = "SELECT sum(a) AS sum FROM t";
+    let printed = sql(&scratch, &format!("{copy}; {table}; INSERT INTO t VALUES (10); {sum}"));
+    assert_eq!(printed, "sum\n11\n");
+    assert_eq!(sql(&scratch, &format!("{table}; {sum}")), "sum\n11\n");
+    scratch.write("u/plain.csv", "a\n1\n");
+    let packed = parts(&scratch.path().join("t")).remove(0);
+    fs::copy(
+        scratch.path().join("t").join(packed),
+        scratch.path().join("u/packed.csv.gz"),
+    )
+    .unwrap();
+    let output = trireme(["sql", "-c", &table.replace("'t/'", "'u/'")])
+        .directory(scratch.path())
+        .run();
+    assert!(output.stderr.contains("compressed in several ways"), "{output}");
+}
+
+#[test]
 fn values_in_names_of_folders_come_back_as_a_column() {
     let scratch = Scratch::new();
     let printed = sql(

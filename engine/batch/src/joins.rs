@@ -26,7 +26,7 @@ use datafusion::physical_plan::statistics::StatisticsContext;
 use datafusion::physical_plan::{ExecutionPlan, StatisticsArgs};
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use crate::cluster::BroadcastJoins;
+use crate::cluster::{BroadcastJoins, GatheredJoins};
 use crate::memory::SlotMemory;
 use crate::tables::file_scan;
 
@@ -102,8 +102,8 @@ pub fn all_sorted(mut planner: SessionState) -> SessionState {
     planner
 }
 
-/// DataFusion's rules with ours among them: once build sides are chosen, which of them every task reads on workers, and
-/// then which fit.
+/// DataFusion's rules with ours among them: once build sides are chosen, which of them every task reads on workers, which
+/// fit, and which joins one task does.
 pub fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
     let chosen = rules.iter().position(|rule| rule.name() == "join_selection");
@@ -111,6 +111,7 @@ pub fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + 
     let behind = chosen.map_or(0, |index| index + 1);
     rules.insert(behind, Arc::new(BroadcastJoins));
     rules.insert(behind + 1, Arc::new(SpillingJoins));
+    rules.insert(behind + 2, Arc::new(GatheredJoins));
     rules
 }
 

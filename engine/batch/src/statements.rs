@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorCode, Problem};
 
+use crate::cluster::{check_sent, is_for_workers};
 use crate::operators;
 use crate::problems::problem_of;
 use crate::refused;
@@ -34,10 +35,11 @@ pub fn parse(sql: &str, limits: &Limits) -> Result<Vec<Statement>, Problem> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
     let tokens = tokens.map_err(|error| told(ParserError::from(error).into()))?;
     operators::check(&tokens, limits.sql_operators_max as usize)?;
-    let statements = DFParserBuilder::new(tokens)
+    let mut statements = DFParserBuilder::new(tokens)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(told)?;
+    statements.iter_mut().for_each(name_folders);
     let statements_max = limits.statements_max as usize;
     if statements.is_empty() {
         return Err(Problem::new(ErrorCode::SqlSyntax, "the job has no statement")
@@ -58,6 +60,24 @@ pub fn parse(sql: &str, limits: &Limits) -> Result<Vec<Statement>, Problem> {
         refused::check(statement).map_err(|problem| in_statement(problem, index, total))?;
     }
     Ok(statements.into())
+}
+
+/// Has the columns of `PARTITIONED BY` called as all others are; the parser leaves quotes and upper case in them.
+fn name_folders(statement: &mut Statement) {
+    let columns = match statement {
+        Statement::CopyTo(copy) => &mut copy.partitioned_by,
+        Statement::CreateExternalTable(table) => &mut table.table_partition_cols,
+        Statement::Explain(explain) => return name_folders(&mut explain.statement),
+        Statement::Statement(_) | Statement::Reset(_) => return,
+    };
+    for column in columns {
+        let quoted = |quote: char| column.strip_prefix(quote)?.strip_suffix(quote);
+        *column = match (quoted('"'), quoted('`')) {
+            (Some(name), _) => name.replace("\"\"", "\""),
+            (None, Some(name)) => name.replace("``", "`"),
+            (None, None) => column.to_ascii_lowercase(),
+        };
+    }
 }
 
 /// Plans one statement and puts `parameters` in.
@@ -115,12 +135,22 @@ pub async fn physical_plan(
     suitable: impl Fn(&dyn ExecutionPlan, usize) -> Option<usize>,
 ) -> Result<Arc<dyn ExecutionPlan>, Problem> {
     let told = |error| statement_problem(&error);
-    let made = planner.create_physical_plan(plan).await.map_err(told)?;
+    let plan = planner.optimize(plan).map_err(told)?;
+    if is_for_workers(planner.config_options()) {
+        check_sent(&plan).map_err(told)?;
+    }
+    let made = of_optimized(&planner, &plan).await?;
     let Some(partitions) = suitable(made.as_ref(), planner.config().target_partitions()) else {
         return Ok(made);
     };
     planner.config_mut().options_mut().execution.target_partitions = partitions;
-    planner.create_physical_plan(plan).await.map_err(told)
+    of_optimized(&planner, &plan).await
+}
+
+/// What runs for a plan that is optimized already.
+async fn of_optimized(planner: &SessionState, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, Problem> {
+    let made = planner.query_planner().create_physical_plan(plan, planner).await;
+    made.map_err(|error| statement_problem(&error))
 }
 
 /// What running a statement means.

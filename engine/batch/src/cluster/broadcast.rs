@@ -51,7 +51,7 @@ impl PhysicalOptimizerRule for BroadcastJoins {
 /// The mode that `join` should have, unless it has it.
 fn settle(join: &HashJoinExec, bytes_max: usize) -> Option<PartitionMode> {
     if join.null_aware {
-        // One task has to see all of its rows; Ballista's planner sees to that.
+        // One task has to see all of its rows, and will.
         return None;
     }
     let broadcast = permits_broadcast(*join.join_type()) && is_below(join.left().as_ref(), bytes_max);
@@ -62,8 +62,13 @@ fn settle(join: &HashJoinExec, bytes_max: usize) -> Option<PartitionMode> {
     }
 }
 
+/// Whether a plan is made for workers: with Ballista's settings.
+pub fn is_for_workers(config: &ConfigOptions) -> bool {
+    config.extensions.get::<BallistaConfig>().is_some()
+}
+
 /// A join that yields rows of its build side by themselves would yield them in every task.
-fn permits_broadcast(join: JoinType) -> bool {
+pub fn permits_broadcast(join: JoinType) -> bool {
     match join {
         JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => true,
         JoinType::Left | JoinType::Full | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => false,

@@ -15,11 +15,15 @@ use datafusion_proto::bytes::{
 };
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 
+use super::gather::GatherExec;
+use super::scan_settings::{ScanSettingsExec, decode_scan_settings, encode_scan_settings, with_scan_settings};
 use crate::sink::{PartSinkExec, decode_sink, encode_sink};
 use crate::tpch::{self, TpchScan};
 
 const TAG_TPCH_SCAN: u8 = 0x01;
 const TAG_PART_SINK: u8 = 0x02;
+const TAG_GATHER: u8 = 0x03;
+const TAG_SCAN_SETTINGS: u8 = 0x04;
 
 /// The codec that driver and workers share.
 #[derive(Debug, Default)]
@@ -33,7 +37,7 @@ impl PlanCodec {
     /// # Errors
     /// A node or an expression that has no wire form (for instance a recursive CTE).
     pub fn encode(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-        physical_plan_to_bytes_with_extension_codec(plan, self)
+        physical_plan_to_bytes_with_extension_codec(with_scan_settings(plan)?, self)
     }
 
     /// The plan that [`Self::encode`] wrote.
@@ -56,7 +60,9 @@ impl PhysicalExtensionCodec for PlanCodec {
         match (buf.split_first(), inputs) {
             (Some((&TAG_TPCH_SCAN, rest)), []) => Ok(Arc::new(tpch::decode_scan(rest)?)),
             (Some((&TAG_PART_SINK, rest)), [input]) => Ok(Arc::new(decode_sink(rest, Arc::clone(input))?)),
-            (Some((&(TAG_TPCH_SCAN | TAG_PART_SINK), _)), inputs) => {
+            (Some((&TAG_GATHER, _)), [input]) => Ok(Arc::new(GatherExec::new(Arc::clone(input)))),
+            (Some((&TAG_SCAN_SETTINGS, rest)), [scan]) => decode_scan_settings(rest, scan),
+            (Some((&(TAG_TPCH_SCAN | TAG_PART_SINK | TAG_GATHER | TAG_SCAN_SETTINGS), _)), inputs) => {
                 internal_err!("a plan node of ours came with {} inputs", inputs.len())
             }
             _ => self.ballista.try_decode(buf, inputs, ctx, converter),
@@ -76,6 +82,14 @@ impl PhysicalExtensionCodec for PlanCodec {
         if let Some(sink) = node.downcast_ref::<PartSinkExec>() {
             buf.push(TAG_PART_SINK);
             return encode_sink(sink, buf);
+        }
+        if node.is::<GatherExec>() {
+            buf.push(TAG_GATHER);
+            return Ok(());
+        }
+        if let Some(scan) = node.downcast_ref::<ScanSettingsExec>() {
+            buf.push(TAG_SCAN_SETTINGS);
+            return encode_scan_settings(scan, buf);
         }
         self.ballista.try_encode(node, buf, converter)
     }

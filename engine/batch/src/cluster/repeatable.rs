@@ -40,6 +40,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowUDFExpr};
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
+use super::gather::GatherExec;
 use crate::sink::PartSinkExec;
 
 /// Whether two attempts at a task of the stage leave the same rows in each partition of their output.
@@ -116,6 +117,7 @@ fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
         || plan.is::<ScalarSubqueryExec>()
         || plan.is::<CooperativeExec>()
         || plan.is::<BufferExec>()
+        || plan.is::<GatherExec>()
         || plan.is::<ShuffleWriterExec>()
         || plan.is::<SortShuffleWriterExec>()
 }

@@ -18,6 +18,7 @@ use prost::Message;
 use trireme_spec::problem::{ErrorCode, Problem};
 
 use super::codec::PlanCodec;
+use super::gather::check_joins;
 use super::repeatable::is_repeatable;
 use super::restrict::{self, Reads};
 use super::scan_parts::cut_between_files;
@@ -109,6 +110,7 @@ pub fn check_stages(stages: &[PlannedStage], limits: StageLimits) -> Result<(), 
 
 fn planned_stage(writer: &Arc<dyn ShuffleWriter>, codec: &PlanCodec) -> Result<PlannedStage> {
     let plan: Arc<dyn ExecutionPlan> = Arc::clone(writer) as Arc<dyn ExecutionPlan>;
+    check_joins(&plan)?;
     // A task keeps a share of what the writer writes; the writer's own partitions are those of its output.
     let child = plan.children().into_iter().next();
     let inputs = child.map(restrict::inputs).unwrap_or_default();

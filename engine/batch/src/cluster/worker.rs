@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ballista_core::extension::SessionConfigExt;
 use datafusion::common::DataFusionError;
+use datafusion::execution::registry::FunctionRegistry;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use parking_lot::Mutex;
@@ -313,9 +314,18 @@ impl Attached {
     fn context(&self, plan: &StageOrder, task: u64) -> Result<TaskContext, DataFusionError> {
         let config = worker_settings(&plan.settings, self.environment.memory, endpoint_tls(self.tls.clone()))?;
         let config = config.with_extension(Arc::clone(&self.stores));
-        Ok(TaskContext::from(&self.base)
+        // Some functions hold settings of theirs, such as the time zone, which are those of their job.
+        let functions = self.base.scalar_functions().values();
+        let settled: Vec<_> = functions
+            .filter_map(|function| function.inner().with_updated_config(config.options()))
+            .collect();
+        let mut context = TaskContext::from(&self.base)
             .with_session_config(config)
-            .with_task_id(task.to_string()))
+            .with_task_id(task.to_string());
+        for function in settled {
+            context.register_udf(Arc::new(function))?;
+        }
+        Ok(context)
     }
 
     /// Forgets a run: its plans and its files.

@@ -23,6 +23,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion_datasource::compute_all_files_statistics;
 use futures::TryStreamExt;
+use object_store::path::Path;
 
 use trireme_spec::problem::{ErrorCode, Problem};
 
@@ -30,7 +31,11 @@ use super::location::place;
 use super::partitions::{Partitions, Place};
 use super::scans::looking_into;
 use super::snapshot::Snapshot;
+use crate::cluster::is_for_workers;
 use crate::problems::told;
+
+/// The option for the compression of text.
+const COMPRESSION: &str = "format.compression";
 
 /// Where a table's files are and how they are read and written.
 #[derive(Debug, Clone)]
@@ -84,14 +89,21 @@ impl FilesTable {
 
     async fn open_at(state: &SessionState, url: &ListingTableUrl, definition: &FilesDefinition) -> Result<Self> {
         let partitions = Partitions::new(&definition.partition_columns);
-        let sample = first_file(state, url, &partitions).await?;
+        let sample = first_file(state, url, definition, &partitions).await?;
         if sample.is_none() && definition.schema.is_none() {
             return Err(DataFusionError::ObjectStore(Box::new(object_store::Error::NotFound {
                 path: definition.location.clone(),
                 source: "no file is there, so there are no columns to read".into(),
             })));
         }
-        let format = file_format(state, definition, sample.as_deref())?;
+        let mut definition = definition.clone();
+        if tells_compression(&definition) {
+            // What is written into the table later is compressed alike.
+            let compression = compression_of(sample.as_deref().unwrap_or(&definition.location));
+            let option = compression.map(|name| (COMPRESSION.to_owned(), name.to_owned()));
+            definition.options.extend(option);
+        }
+        let format = file_format(state, &definition)?;
         let options = ListingOptions::new(Arc::clone(&format))
             .with_file_extension(extension(format.as_ref(), url)?)
             .with_table_partition_cols(partitions.as_text());
@@ -113,7 +125,7 @@ impl FilesTable {
             .with_schema(Arc::clone(&schema));
         let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
         Ok(Self {
-            definition: definition.clone(),
+            definition,
             listing: ListingTable::try_new(config)?.with_cache(cache),
             columns: TableSchema::builder(schema)
                 .with_table_partition_cols(partitions.fields().to_vec())
@@ -131,6 +143,12 @@ impl FilesTable {
     /// Whether its location is a folder, as which it can be written to.
     pub fn is_folder(&self) -> bool {
         self.place().is_collection() && self.place().get_glob().is_none()
+    }
+
+    /// Whether its files are JSON arrays and not lines, which the wire form of plans does not tell.
+    fn has_arrays(&self) -> bool {
+        let is_lines = self.definition.options.get("format.newline_delimited");
+        self.definition.format == "json" && is_lines.is_some_and(|is_lines| is_lines == "false")
     }
 
     fn place(&self) -> &ListingTableUrl {
@@ -196,24 +214,66 @@ impl FilesTable {
 
 /// The name of some file of the table, for telling compression and emptiness: one with rows, if there is one. In a table with
 /// columns in the names of folders, files in no folder have none.
-async fn first_file(state: &SessionState, url: &ListingTableUrl, partitions: &Partitions) -> Result<Option<String>> {
+async fn first_file(
+    state: &SessionState,
+    url: &ListingTableUrl,
+    definition: &FilesDefinition,
+    partitions: &Partitions,
+) -> Result<Option<String>> {
     let store = state.runtime_env().object_store(url)?;
     let mut files = url.list_all_files(state, store.as_ref(), "").await?;
-    let (mut without_rows, mut elsewhere) = (None, None);
+    let (mut first, mut without_rows, mut elsewhere) = (None::<Path>, None, None);
     while let Some(file) = files.try_next().await? {
         // Markers such as `_SUCCESS` are no data.
         if file.location.filename().unwrap_or_default().starts_with(['_', '.']) {
             continue;
         }
-        match partitions.place(url, &file.location) {
-            Place::Inside => return Ok(Some(file.location.to_string())),
-            Place::Elsewhere => elsewhere.get_or_insert(file.location),
-            Place::Beside => without_rows.get_or_insert(file.location),
-        };
+        match (partitions.place(url, &file.location), &first) {
+            (Place::Inside, Some(first)) => alike(definition, first, &file.location)?,
+            (Place::Inside, None) => first = Some(file.location),
+            (Place::Elsewhere, _) => drop(elsewhere.get_or_insert(file.location)),
+            (Place::Beside, _) => drop(without_rows.get_or_insert(file.location)),
+        }
+        if first.is_some() && !tells_compression(definition) {
+            break;
+        }
     }
-    match elsewhere {
-        Some(file) => Err(told(partitions.without(&file))),
-        None => Ok(without_rows.map(String::from)),
+    match (first.or(without_rows), elsewhere) {
+        (None, Some(file)) => Err(told(partitions.without(&file))),
+        (first, _) => Ok(first.map(String::from)),
+    }
+}
+
+/// Whether names of files say how they are compressed, and nothing else does.
+fn tells_compression(definition: &FilesDefinition) -> bool {
+    matches!(definition.format.as_str(), "csv" | "json") && !definition.options.contains_key(COMPRESSION)
+}
+
+/// Files of one table are read alike: those that are compressed otherwise would be passed over, or taken for damaged.
+fn alike(definition: &FilesDefinition, first: &Path, other: &Path) -> Result<()> {
+    let ending = format!(".{}", definition.format);
+    let is_of_format = |file: &Path| file.filename().is_some_and(|name| name.contains(&ending));
+    let [of_first, of_other] = [first, other].map(|file| compression_of(file.as_ref()));
+    if !is_of_format(first) || !is_of_format(other) || of_first == of_other {
+        return Ok(());
+    }
+    let text = format!(
+        "files of {} are compressed in several ways: {first}, {other}",
+        definition.location
+    );
+    Err(told(Problem::new(ErrorCode::DataMalformed, text).remedy(
+        "compress all alike, or declare a table for each kind by a pattern such as data/*.csv.gz",
+    )))
+}
+
+/// The compression that the ending of a file's name tells.
+fn compression_of(file: &str) -> Option<&'static str> {
+    match file.rsplit('.').next().unwrap_or_default() {
+        "gz" => Some("gzip"),
+        "bz2" => Some("bzip2"),
+        "xz" => Some("xz"),
+        "zst" => Some("zstd"),
+        _ => None,
     }
 }
 
@@ -230,31 +290,14 @@ fn extension(format: &dyn FileFormat, url: &ListingTableUrl) -> Result<String> {
     }
 }
 
-fn file_format(
-    state: &SessionState,
-    definition: &FilesDefinition,
-    sample: Option<&str>,
-) -> Result<Arc<dyn FileFormat>> {
-    let Some(factory) = state.get_file_format_factory(&definition.format) else {
-        return plan_err!(
+fn file_format(state: &SessionState, definition: &FilesDefinition) -> Result<Arc<dyn FileFormat>> {
+    match state.get_file_format_factory(&definition.format) {
+        Some(factory) => factory.create(state, &definition.options),
+        None => plan_err!(
             "there is no file format {:?}; there are parquet, csv, json and arrow",
             definition.format
-        );
-    };
-    let mut options = definition.options.clone();
-    if matches!(definition.format.as_str(), "csv" | "json") && !options.contains_key("format.compression") {
-        let name = sample.unwrap_or(&definition.location);
-        let ending = name.rsplit('.').next().unwrap_or_default();
-        let compression = match ending {
-            "gz" => Some("gzip"),
-            "bz2" => Some("bzip2"),
-            "xz" => Some("xz"),
-            "zst" => Some("zstd"),
-            _ => None,
-        };
-        options.extend(compression.map(|name| ("format.compression".to_owned(), name.to_owned())));
+        ),
     }
-    factory.create(state, &options)
 }
 
 #[async_trait]
@@ -279,6 +322,12 @@ impl TableProvider for FilesTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let session = session_of(state)?;
+        if self.has_arrays() && is_for_workers(session.config_options()) {
+            let text = format!("workers cannot read arrays of JSON, as in {}", self.definition.location);
+            return Err(told(Problem::new(ErrorCode::SqlUnsupported, text).remedy(
+                "run the job in one process (trireme run without --workers), or write one object per line",
+            )));
+        }
         loop {
             let snapshot = Snapshot::of(session, self.place()).await?;
             let planning = self.scan_at(snapshot.session(), projection, filters, limit);
