@@ -473,6 +473,38 @@ fn an_interrupt_cancels_cleanly() {
     }
 }
 
+/// Also where a planner wants to know values before it plans.
+#[test]
+fn a_parameter_is_a_value_wherever_one_may_stand() {
+    let parameters = "parameters:\n  count: 3\n  share: -0.5\n  flag: true\n  name: \"O'Neil; DROP TABLE t\"";
+    for (sql, last) in [
+        (
+            "CREATE TABLE t AS SELECT 1 AS a; INSERT INTO t VALUES ($count); SELECT sum(a) FROM t",
+            "4",
+        ),
+        ("SELECT sum(value) FROM generate_series(1, $count)", "6"),
+        (
+            "SELECT count(*) FROM (SELECT 1 FROM tpch.tiny.nation LIMIT $count)",
+            "3",
+        ),
+        ("CREATE VIEW v AS SELECT $share * 2 AS a; SELECT a FROM v", "-1.0"),
+        ("SELECT CASE WHEN $flag THEN length($name) END", "20"),
+        (
+            "COPY (SELECT $name AS n) TO 'n.csv'; CREATE EXTERNAL TABLE n STORED AS CSV LOCATION 'n.csv'; SELECT n FROM n",
+            "O'Neil; DROP TABLE t",
+        ),
+        (
+            "SET datafusion.execution.batch_size = $count; SHOW datafusion.execution.batch_size",
+            "datafusion.execution.batch_size,3",
+        ),
+    ] {
+        let scratch = Scratch::new();
+        let program = trireme(["run", "--output", "csv", "-f", "-"]).directory(scratch.path());
+        let output = program.stdin(batch_job(sql, parameters)).run().succeeded();
+        assert_eq!(output.stdout.lines().last(), Some(last), "{sql}: {output}");
+    }
+}
+
 /// The temporary folder has private keys in it, and what was spilled.
 #[test]
 fn no_end_leaves_the_temporary_folder() {

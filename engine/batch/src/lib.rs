@@ -15,6 +15,7 @@ pub mod local;
 pub mod memory;
 mod operators;
 pub mod panics;
+mod parameters;
 mod pool;
 pub mod problems;
 mod refused;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ballista_core::planner::scans_only_information_schema;
-use datafusion::common::{DataFusionError, ParamValues, ScalarValue};
+use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
@@ -18,6 +18,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 
 use crate::cluster::{check_sent, is_for_workers};
 use crate::operators;
+use crate::parameters;
 use crate::problems::problem_of;
 use crate::refused;
 use crate::sink::insert_mode;
@@ -86,9 +87,10 @@ fn name_folders(statement: &mut Statement) {
 /// Names and types that do not resolve, a parameter without a value.
 pub async fn plan(
     context: &SessionContext,
-    statement: Statement,
+    mut statement: Statement,
     parameters: &HashMap<String, ScalarValue>,
 ) -> Result<LogicalPlan, Problem> {
+    parameters::put_in(&mut statement, parameters);
     let plan = context
         .state()
         .statement_to_plan(statement)
@@ -98,7 +100,7 @@ pub async fn plan(
         .get_parameter_names()
         .map_err(|error| problem_of(&error, SOURCE))?
         .into_iter()
-        .find(|name| !parameters.contains_key(name.trim_start_matches('$')));
+        .next();
     if let Some(name) = missing {
         let known: Vec<_> = parameters.keys().map(|name| format!("${name}")).collect();
         return Err(Problem::new(
@@ -117,12 +119,7 @@ pub async fn plan(
             name => format!("add `{name}: ...` under spec.parameters"),
         }));
     }
-    let values = parameters
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into()))
-        .collect();
-    plan.with_param_values(ParamValues::Map(values))
-        .map_err(|error| problem_of(&error, SOURCE))
+    Ok(plan)
 }
 
 /// What runs for `plan`. `suitable` is shown what was made, and for how many partitions, and may ask for another number.
