@@ -31,8 +31,8 @@
 
 {{/* What selects the operator's pods, for ever. Pods of jobs bear the same name, and another component. */}}
 {{- define "trireme.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "trireme.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "trireme.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
