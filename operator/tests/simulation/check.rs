@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use trireme_operator::api::batch_job::BatchJob;
-use trireme_operator::api::condition::{ConditionStatus, ConditionType, Reason};
+use trireme_operator::api::condition::{Condition, ConditionStatus, ConditionType, Reason};
 use trireme_operator::api::status::{BatchJobStatus, JobState, RetriesStatus};
 use trireme_operator::names::{IMAGE_ANNOTATION, PodRole, label as labels};
 
@@ -614,6 +614,9 @@ impl Checker {
             match status.state {
                 Some(JobState::Complete | JobState::Failed) => {
                     assert!(staying.is_empty(), "{name} is over and has {names:?}");
+                    let of_old = |condition: &&Condition| condition.observed_generation != job.metadata.generation;
+                    let of_old = status.conditions.iter().find(of_old);
+                    assert!(of_old.is_none(), "{name} is over and says of an older spec: {of_old:?}");
                 }
                 Some(JobState::Suspended) => {
                     assert!(job.spec.suspend, "{name} is suspended and should not be");

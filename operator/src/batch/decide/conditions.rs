@@ -269,6 +269,14 @@ pub fn ended(job: &ValidJob, over: &Over, status: &mut BatchJobStatus, now: Time
     status.executors.ready = 0;
 }
 
+/// A run that has ended stays ended, whatever is asked of its object since: kubectl waits for no condition of an older
+/// generation.
+pub fn still_ended(job: &ValidJob, status: &mut BatchJobStatus) {
+    for condition in &mut status.conditions {
+        condition.observed_generation = Some(job.generation);
+    }
+}
+
 fn not_suspended(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
     let (kind, reason) = (ConditionType::Suspended, Reason::NotSuspended);
     put(job, status, kind, false, reason, "", now);

@@ -273,6 +273,7 @@ fn after_the_end(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
         plan.look_again([ended + LEAVE_PATIENCE].into_iter());
     }
     plan.status.executors.ready = 0;
+    conditions::still_ended(job, &mut plan.status);
     match ttl_time(job, &plan.status) {
         Some(due) if due <= now => plan.remove = true,
         Some(due) => plan.look_again([due].into_iter()),

@@ -620,6 +620,24 @@ fn a_job_is_not_suspended_that_has_ended() {
 }
 
 #[test]
+fn a_job_that_is_edited_after_its_end_has_ended_all_the_same() {
+    let done = Story::driver_is(json!({}), reported(Phase::Succeeded));
+    let again = done.clone().decide(80);
+    assert_eq!(again.status, done.status, "nothing is written for nothing");
+    let mut edited = done.clone();
+    edited.job.generation += 1;
+    let edited = edited.decide(80);
+    assert_eq!(edited.status.conditions.len(), done.status.conditions.len());
+    for (new, old) in edited.status.conditions.iter().zip(&done.status.conditions) {
+        let expected = Condition {
+            observed_generation: Some(4),
+            ..old.clone()
+        };
+        assert_eq!(*new, expected, "nothing else changes");
+    }
+}
+
+#[test]
 fn what_cannot_be_run_says_so() {
     let new = object(json!({}));
     let (status, notes) = reject(&new, &BatchJobStatus::default(), "spec.sql: empty", at(0));
