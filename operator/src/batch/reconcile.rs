@@ -322,12 +322,10 @@ async fn prepare(cluster: &dyn Cluster, settings: &Settings, look: &Look) -> Res
     }
 }
 
-/// Leads executors to the driver that is to be made, if one is.
+/// Leads executors to the last driver, whether it is to be made or is there: what somebody has removed or changed is put right.
 async fn apply_service(cluster: &dyn Cluster, look: &Look) -> Result<Prepared, Failure> {
-    let Some(driver) = look.plan.make.iter().find(|order| order.role == PodRole::Driver) else {
-        return Ok(Prepared::Ready);
-    };
-    match cluster.apply_service(&build::service(&look.job, driver.number)).await {
+    let attempt = look.plan.status.driver.attempt;
+    match cluster.apply_service(&build::service(&look.job, attempt)).await {
         Ok(()) => Ok(Prepared::Ready),
         Err(Failure::Conflict { .. }) => {
             let name = names::service(&look.job.key.name);

@@ -108,6 +108,8 @@ pub(crate) enum Act {
     DeletePod(usize, Whose),
     /// Somebody else has a pod by the name of the first driver.
     TakeName(usize),
+    /// Somebody removes the job's Service.
+    LoseService(usize),
     Quota(Option<usize>),
     Policy(bool),
     Images(bool),

@@ -661,6 +661,22 @@ fn a_name_that_somebody_else_has() {
 }
 
 #[test]
+fn a_service_that_somebody_removes() {
+    let mut plan = job(3, json!({ "executors": { "min": 2 } }));
+    plan.ticks = 20;
+    let acts = vec![
+        (When::Committed(0, 1), Act::LoseService(0)),
+        (When::At(40_000), Act::Evict(0, Whose::Executor)),
+        (When::At(45_000), Act::Evict(0, Whose::Executor)),
+    ];
+    tell("a Service removed", &Scenario::story(vec![plan], acts), &|world| {
+        let status = is_complete(world);
+        assert_eq!(status.driver.attempt, 1, "drivers");
+        assert!(!world.store.services.is_empty(), "the Service is there again");
+    });
+}
+
+#[test]
 fn counters_of_a_healthy_driver() {
     let mut plan = job(4, json!({ "retries": { "application": 1, "resetAfter": "10s" } }));
     plan.ticks = 12;

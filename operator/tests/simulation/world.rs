@@ -310,6 +310,10 @@ impl World {
                 let name = trireme_operator::names::pod(name(self, job), PodRole::Driver, 1);
                 self.take_name(&name);
             }
+            Act::LoseService(job) => {
+                let service = trireme_operator::names::service(name(self, job));
+                self.store.services.remove(&service);
+            }
             Act::Quota(quota) => self.quota = quota,
             Act::Policy(policy) => self.policy = policy,
             Act::Images(images) => self.machines.images = images,
