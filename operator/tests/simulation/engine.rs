@@ -17,6 +17,9 @@ use crate::world::{Happening, World};
 /// waits for room.
 const NO_EXECUTORS_MS: i64 = 100_000;
 
+/// How long a driver lingers that is done. No job here has so much time.
+const LINGER_MS: u64 = 60_000;
+
 /// What is committed, by run.
 #[derive(Default)]
 pub(crate) struct Destination {
@@ -228,7 +231,12 @@ impl World {
         if done {
             self.send_home(uid);
         }
-        let wait = self.dice.between(50, 1_500);
+        let container = &self.machines.containers[uid];
+        let fates = &self.scenario.jobs[container.job].fates;
+        let wait = match fates.get(&u64::from(container.number)) {
+            Some((_, Fate::Linger)) => LINGER_MS,
+            _ => self.dice.between(50, 1_500),
+        };
         let exit = Exit {
             code,
             reason,

@@ -59,6 +59,8 @@ pub(crate) enum Fate {
     CrashWhenTold,
     /// Does not end when it is told to.
     Hang,
+    /// Takes its time to end when it has said that it is done.
+    Linger,
 }
 
 /// When something befalls.

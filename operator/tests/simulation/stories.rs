@@ -420,6 +420,21 @@ fn a_deadline() {
 }
 
 #[test]
+fn a_deadline_after_all_is_done() {
+    let mut plan = job(1, json!({ "activeDeadlineSeconds": 20 }));
+    plan.fates.insert(1, (0, Fate::Linger));
+    let scenario = Scenario::story(vec![plan], vec![]);
+    tell_once("done, with a deadline", &scenario, &|world| {
+        let status = is_complete(world);
+        let ran = status
+            .completion_time
+            .unwrap()
+            .duration_since(status.start_time.unwrap());
+        assert!((20..25).contains(&ran.as_secs()), "it ended after {} s", ran.as_secs());
+    });
+}
+
+#[test]
 fn a_job_that_goes_after_its_time() {
     for seconds in [0, 10] {
         let plan = job(1, json!({ "ttlSecondsAfterFinished": seconds }));

@@ -94,19 +94,26 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
 /// The end of the run, if a driver has brought it about. That all statements are done is so whoever says it; that the job has
 /// failed is for the last driver to say, because one that was replaced fails for that reason.
 pub fn outcome(seen: &Seen, plan: &mut Plan) -> Option<Over> {
+    // A pod that still runs, but has said that it is done, ends in a moment with a fuller report than a lost one can give.
+    let is_alive = |attempt: u32| seen.drivers.get(&attempt).is_some_and(|pod| pod.state.is_alive());
+    let by_wire = seen.report.as_ref().filter(|(attempt, _)| !is_alive(*attempt));
+    brought_about(seen, by_wire, plan)
+}
+
+/// The same where nobody waits any more for the end of a pod that has said that it is done.
+pub fn outcome_by_now(seen: &Seen, plan: &mut Plan) -> Option<Over> {
+    brought_about(seen, seen.report.as_ref(), plan)
+}
+
+/// By a pod that ended with its report, or by a report that came `by_wire`.
+fn brought_about(seen: &Seen, by_wire: Option<&(u32, JobReport)>, plan: &mut Plan) -> Option<Over> {
     let highest = seen.drivers.keys().next_back().copied().unwrap_or_default();
     let last = plan.status.driver.attempt.max(highest);
     let by_pods = seen.drivers.iter().filter_map(|(attempt, pod)| match &pod.state {
         PodState::Ended(End::Reported(report)) => Some((*attempt, &**report)),
         _ => None,
     });
-    // A pod that still runs, but has said that it is done, ends in a moment with a fuller report than a lost one can give.
-    let gone = |attempt: &u32| seen.drivers.get(attempt).is_none_or(|pod| !pod.state.is_alive());
-    let by_wire = seen
-        .report
-        .iter()
-        .filter(|(attempt, _)| gone(attempt))
-        .map(|(attempt, report)| (*attempt, report));
+    let by_wire = by_wire.map(|(attempt, report)| (*attempt, report));
     let (attempt, report) = by_pods
         .chain(by_wire)
         .filter(|(attempt, report)| match report.phase {

@@ -159,7 +159,7 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
     }
     let driver = match deadline(job, &plan.status, now) {
         // What the driver had done by then is done, whenever somebody looks.
-        Some(over) => Driver::Over(driver::outcome(seen, plan).unwrap_or(over)),
+        Some(over) => Driver::Over(driver::outcome_by_now(seen, plan).unwrap_or(over)),
         None => driver::step(job, seen, now, plan),
     };
     // By a spec that cannot be run nothing is made.

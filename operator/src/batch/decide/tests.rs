@@ -733,6 +733,28 @@ fn what_a_driver_had_done_counts_after_the_deadline_too() {
 }
 
 #[test]
+fn what_a_driver_has_said_at_its_deadline_counts_before_its_pod_ends() {
+    let story = Story::running(json!({ "activeDeadlineSeconds": 60 }));
+    for (phase, expected) in [
+        (Phase::Succeeded, Reason::AllStatementsDone),
+        (Phase::Failed, Reason::JobFailed),
+        (Phase::Running, Reason::DeadlineExceeded),
+        (Phase::Cancelled, Reason::DeadlineExceeded),
+    ] {
+        let mut story = story.clone();
+        story.says(1, report(phase));
+        let before = story.clone().decide(59);
+        assert_eq!(before.status.state, Some(JobState::Running), "its pod ends in a moment");
+        let story = story.decide(60);
+        let kind = match phase {
+            Phase::Succeeded => ConditionType::Complete,
+            _ => ConditionType::Failed,
+        };
+        assert_eq!(story.reason(kind), expected.as_str(), "{phase:?}");
+    }
+}
+
+#[test]
 fn a_pod_that_another_container_keeps_is_told_to_end() {
     let mut story = Story::running(json!({}));
     story.executor(2, crashed());
