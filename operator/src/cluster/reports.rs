@@ -157,11 +157,11 @@ async fn ask(
     changed: mpsc::Sender<JobKey>,
 ) {
     let mut version = 0;
-    let mut wait = RETRY;
+    let mut pace = Pace { retry: RETRY };
     loop {
-        match line.next(version).await {
+        let asked = Instant::now();
+        let next = match line.next(version).await {
             Ok((new, report)) => {
-                wait = RETRY;
                 version = new;
                 let known = {
                     let mut followed = followed.lock();
@@ -173,13 +173,33 @@ async fn ask(
                 if known.is_none() || changed.send(driver.key.clone()).await.is_err() {
                     return;
                 }
+                pace.answered(asked)
             }
             Err(error) => {
                 tracing::debug!(job = %driver.key, attempt = driver.attempt, %error, "no report");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
+                pace.not_answered(Instant::now())
             }
-        }
+        };
+        tokio::time::sleep_until(next.into()).await;
+    }
+}
+
+/// When to ask a driver again.
+struct Pace {
+    retry: Duration,
+}
+
+impl Pace {
+    /// After an answer to what was `asked` then. A driver of ours takes this long to answer; an image of somebody else's may not.
+    fn answered(&mut self, asked: Instant) -> Instant {
+        self.retry = RETRY;
+        asked + Limits::DEFAULT.report_interval_min.get()
+    }
+
+    fn not_answered(&mut self, now: Instant) -> Instant {
+        let next = now + self.retry;
+        self.retry = (self.retry * 2).min(RETRY_MAX);
+        next
     }
 }
 
@@ -274,4 +294,34 @@ fn causes(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_answers_at_once_is_asked_once_a_second() {
+        let begin = Instant::now();
+        let (mut pace, mut now) = (Pace { retry: RETRY }, begin);
+        for _ in 0..10 {
+            now = now.max(pace.answered(now));
+        }
+        assert_eq!(now - begin, Duration::from_secs(10));
+        let answered = now + Duration::from_secs(1);
+        assert!(
+            pace.answered(now) <= answered,
+            "one that took its time is asked again at once"
+        );
+    }
+
+    #[test]
+    fn a_driver_that_does_not_answer_is_asked_ever_less_often() {
+        let mut pace = Pace { retry: RETRY };
+        let now = Instant::now();
+        let waits: Vec<_> = (0..6).map(|_| (pace.not_answered(now) - now).as_millis()).collect();
+        assert_eq!(waits, [500, 1_000, 2_000, 4_000, 5_000, 5_000]);
+        pace.answered(now);
+        assert_eq!(pace.not_answered(now) - now, RETRY);
+    }
 }

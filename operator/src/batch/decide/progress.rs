@@ -20,11 +20,11 @@ pub fn note(before: &BatchJobStatus, seen: &Seen, now: Timestamp, plan: &mut Pla
     }
     // That one was told to end is no error, whoever told it.
     let problem = report.last_error.as_ref();
-    if let Some(problem) = problem.filter(|problem| problem.code.class() != ErrorClass::Cancelled) {
-        plan.status.last_error = Some(of_problem(problem));
-    }
+    let problem = problem.filter(|problem| problem.code.class() != ErrorClass::Cancelled);
+    let error = problem.map(of_problem).or_else(|| plan.status.last_error.clone());
     let text = Some(words(report));
-    if text == plan.status.progress && report.first_task_ms.is_some() == plan.status.first_task_time.is_some() {
+    let knows_first_task = report.first_task_ms.is_some() == plan.status.first_task_time.is_some();
+    if text == plan.status.progress && knows_first_task && error == plan.status.last_error {
         return;
     }
     // The first comes with what else is written of a beginning.
@@ -32,6 +32,7 @@ pub fn note(before: &BatchJobStatus, seen: &Seen, now: Timestamp, plan: &mut Pla
     let due = last.is_none_or(|time| now >= time + EVERY);
     let written_anyway = *before != plan.status;
     if due || written_anyway {
+        plan.status.last_error = error;
         plan.status.progress = text;
         plan.status.progress_time = Some(now);
         take_facts(report, &mut plan.status);

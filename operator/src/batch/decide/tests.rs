@@ -526,6 +526,25 @@ fn progress_is_written_every_fifteen_seconds() {
 }
 
 #[test]
+fn errors_of_a_driver_that_goes_on_are_written_every_fifteen_seconds() {
+    let story = Story::running(json!({}));
+    let troubled = |message: &str, now: i64| {
+        let mut story = story.clone();
+        let mut report = report(Phase::Running);
+        report.last_error = Some(Problem::new(ErrorCode::SqlExecution, message));
+        story.says(1, report);
+        story.decide(now)
+    };
+    for (message, now) in [("one", 6), ("another", 19)] {
+        let early = troubled(message, now);
+        assert_eq!(early.status, story.status, "{message}");
+        assert_eq!(early.plan.next, Some(at(20)));
+    }
+    let error = troubled("a third", 20).status.last_error;
+    assert_eq!(error.unwrap().message, "a third");
+}
+
+#[test]
 fn who_does_least_leaves_first() {
     let mut story = Story::running(json!({ "executors": { "min": 4 } }));
     story.executor(2, PodState::Running { ready: false });
