@@ -29,6 +29,11 @@ async fn an_image_that_is_not_there() {
         .apply("image", json!({ "sql": "SELECT 1", "image": "trireme.invalid/none:1" }))
         .await;
     stuck(&job, "ImagePullFailed").await;
+    // The way out that the status names.
+    job.patch(json!({ "image": null })).await;
+    let status = job.complete().await;
+    assert_eq!(status["driver"]["attempt"], 2, "{status:#}");
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
     lab.close().await;
 }
 
@@ -40,6 +45,9 @@ async fn a_pod_that_no_node_takes() {
         .apply("big", json!({ "sql": "SELECT 1", "driver": { "cores": 200 } }))
         .await;
     stuck(&job, "Unschedulable").await;
+    job.patch(json!({ "driver": { "cores": 1 } })).await;
+    let status = job.complete().await;
+    assert_eq!(charged(&status), (0, 0), "{status:#}");
     lab.close().await;
 }
 

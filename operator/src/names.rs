@@ -98,6 +98,9 @@ pub const RUN_ANNOTATION: &str = "trireme.dev/run";
 /// The engine's image that a pod was built with, whatever a template has made of it. Executors get that of their driver.
 pub const IMAGE_ANNOTATION: &str = "trireme.dev/image";
 
+/// The hash of what of the spec a pod was made of.
+pub const SPEC_HASH_ANNOTATION: &str = "trireme.dev/spec-hash";
+
 /// Where things are inside a pod.
 pub mod path {
     pub const JOB: &str = "/etc/trireme/job";

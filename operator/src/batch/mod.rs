@@ -4,4 +4,5 @@ pub mod build;
 pub mod decide;
 pub mod reconcile;
 pub mod seen;
+pub mod spec_hash;
 pub mod validate;

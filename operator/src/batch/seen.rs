@@ -9,7 +9,7 @@ use trireme_spec::quantity::Bytes;
 use trireme_spec::report::{JobReport, Phase};
 
 use crate::api::condition::Reason;
-use crate::names::{CONTAINER, IMAGE_ANNOTATION, label};
+use crate::names::{CONTAINER, IMAGE_ANNOTATION, SPEC_HASH_ANNOTATION, label};
 
 /// A job's pods and what its driver says.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,8 @@ pub struct PodSeen {
     pub memory: Option<Bytes>,
     /// The engine's image that it was built with.
     pub image: Option<String>,
+    /// What of the spec it was made of.
+    pub spec_hash: Option<String>,
     /// Whether somebody told it to end.
     pub is_told_to_end: bool,
     pub state: PodState,
@@ -135,7 +137,8 @@ pub fn see<'a>(pods: impl IntoIterator<Item = &'a Pod>, run: &str, report: Optio
             started: started(pod),
             ended: ended(pod),
             memory: memory(pod),
-            image: image(pod),
+            image: annotation(pod, IMAGE_ANNOTATION),
+            spec_hash: annotation(pod, SPEC_HASH_ANNOTATION),
             is_told_to_end: pod.metadata.deletion_timestamp.is_some(),
             state: state(pod),
             all_ended: is_over(pod) || have_ended(pod),
@@ -223,8 +226,8 @@ fn memory(pod: &Pod) -> Option<Bytes> {
         .ok()
 }
 
-fn image(pod: &Pod) -> Option<String> {
-    pod.metadata.annotations.as_ref()?.get(IMAGE_ANNOTATION).cloned()
+fn annotation(pod: &Pod, name: &str) -> Option<String> {
+    pod.metadata.annotations.as_ref()?.get(name).cloned()
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::Cached;
 use crate::api::batch_job::AnyBatchJob;
-use crate::names::{JobKey, label};
+use crate::names::{JobKey, SPEC_HASH_ANNOTATION, label};
 
 /// What a pair of watches, one of jobs and one of pods, looks at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -235,11 +235,13 @@ impl State {
     }
 }
 
-/// Facts about a pod are in its labels and its status; the rest is most of its bytes, and there may be many pods.
+/// Facts about a pod are in its labels, its status and one annotation; the rest is most of its bytes, and there may be many pods.
 fn slim(pod: &mut Pod) {
     pod.spec = None;
     pod.metadata.managed_fields = None;
-    pod.metadata.annotations = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|name, _| name == SPEC_HASH_ANNOTATION);
+    }
 }
 
 fn key_of(job: &AnyBatchJob) -> JobKey {
@@ -306,6 +308,24 @@ mod tests {
             }
         }
         index
+    }
+
+    #[test]
+    fn of_a_pod_its_labels_its_status_and_what_it_was_made_of_are_kept() {
+        let index = Index::new(&[Scope::AllNamespaces]);
+        let mut pod = pod("revenue-exec-1");
+        let annotations = [(SPEC_HASH_ANNOTATION, "0f"), ("other", "long")];
+        pod.metadata.annotations = Some(
+            annotations
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        );
+        index.on_job(&Scope::AllNamespaces, Event::Apply(job()));
+        index.on_pod(&Scope::AllNamespaces, Event::Apply(pod));
+        let cached = index.get(&key_of(&job())).unwrap();
+        let kept = cached.pods[0].metadata.annotations.clone().unwrap();
+        assert_eq!(kept.into_keys().collect::<Vec<_>>(), [SPEC_HASH_ANNOTATION]);
+        assert!(cached.pods[0].spec.is_none());
     }
 
     #[test]

@@ -199,6 +199,7 @@ fn container(job: usize, role: PodRole, asked: &Pod, made: &Pod) -> Container {
         number,
         run,
         memory_bytes: memory.get(),
+        image: main.image.clone().expect("a container has an image"),
         machine: None,
         life: Life::Waiting,
         started_ms: None,

@@ -113,6 +113,7 @@ struct PodBooks {
     /// Made on an order whose time was over.
     untimely: bool,
     started_ms: Option<i64>,
+    image: String,
 }
 
 impl Checker {
@@ -210,6 +211,7 @@ impl Checker {
                 causes: BTreeSet::new(),
                 untimely,
                 started_ms: None,
+                image: image.clone(),
             },
         );
         let Some(job) = job else { return };
@@ -392,10 +394,15 @@ impl Checker {
         // Whoever gives way is charged for nothing.
         let gave_way = new.driver.gave_way > old.driver.gave_way && new.driver.charged > old.driver.charged;
         let ends = charged.len() as i64 - i64::from(gave_way);
+        // Nobody is charged for one that never ran, and was to have another image by then.
+        let made_anew = charged
+            .iter()
+            .filter(|number| self.is_outdated(job, &run, **number))
+            .count() as i64;
         let most = match over || suspended {
             // The last one of all: its end is the end of the run, or was asked for.
             true => 0..=ends,
-            false => ends..=ends,
+            false => ends - made_anew..=ends,
         };
         let mut base = old.retries.clone();
         let mut more = i64::from(sum(&new.retries)) - i64::from(sum(&base));
@@ -468,6 +475,15 @@ impl Checker {
             new.retries.scheduling <= refused,
             "more refusals are counted than there were"
         );
+    }
+
+    /// Whether a driver never ran, and was made with another image than its job asks for.
+    fn is_outdated(&self, job: &BatchJob, run: &str, number: u32) -> bool {
+        let pod = self
+            .uid(run, PodRole::Driver, number)
+            .and_then(|uid| self.pods.get(uid));
+        let asked = job.spec.image.as_ref();
+        pod.is_some_and(|pod| pod.started_ms.is_none() && asked.is_some_and(|asked| *asked != pod.image))
     }
 
     fn judge_executors(&mut self, store: &Store, old: &BatchJobStatus, new: &BatchJobStatus) {

@@ -13,7 +13,7 @@ use trireme_operator::names::{CONTAINER, PodRole, RUN_ANNOTATION, label as label
 
 use crate::check::Cause;
 use crate::engine::{Driver, Executor, panicked};
-use crate::scenario::Whose;
+use crate::scenario::{NO_IMAGE, Whose};
 use crate::store::{has_ended, is_leaving, label, seconds, uid_of};
 use crate::world::{Happening, World};
 
@@ -50,6 +50,7 @@ pub(crate) struct Container {
     pub(crate) number: u32,
     pub(crate) run: String,
     pub(crate) memory_bytes: u64,
+    pub(crate) image: String,
     pub(crate) machine: Option<usize>,
     pub(crate) life: Life,
     pub(crate) started_ms: Option<i64>,
@@ -186,8 +187,9 @@ impl World {
         let of_run = annotations
             .and_then(|annotations| annotations.get(RUN_ANNOTATION))
             .cloned();
-        if !self.machines.images || of_run.is_none() {
-            if !self.machines.images {
+        let has_image = self.machines.images && self.machines.containers[uid].image != NO_IMAGE;
+        if !has_image || of_run.is_none() {
+            if !has_image {
                 self.check.meet("image pull failed");
                 self.store.update_pod(uid, |pod| {
                     let waiting = ContainerStateWaiting {

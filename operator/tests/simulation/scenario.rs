@@ -9,6 +9,9 @@ use trireme_spec::quantity::Bytes;
 
 use crate::dice::Dice;
 
+/// An image that no machine can pull.
+pub(crate) const NO_IMAGE: &str = "trireme:none";
+
 /// Everything that does not come from the code under test.
 #[derive(Clone)]
 pub(crate) struct Scenario {
@@ -87,6 +90,8 @@ pub(crate) enum Whose {
 pub(crate) enum Act {
     Suspend(usize, bool),
     Scale(usize, u32),
+    /// Asks for an image that there is.
+    MendImage(usize),
     /// With a nonce that was not there before.
     Rerun(usize, u32),
     Delete {

@@ -7,7 +7,7 @@ use trireme_operator::api::status::{BatchJobStatus, JobState};
 use trireme_operator::names::PodRole;
 use trireme_spec::quantity::Bytes;
 
-use crate::scenario::{Act, Fate, JobPlan, Scenario, When, Whose};
+use crate::scenario::{Act, Fate, JobPlan, NO_IMAGE, Scenario, When, Whose};
 use crate::sim::{self, Done};
 use crate::store::is_staying;
 use crate::world::World;
@@ -673,6 +673,22 @@ fn a_name_that_somebody_else_has() {
         let status = is_complete(world);
         assert_eq!(status.driver.attempt, 2, "drivers");
     });
+}
+
+#[test]
+fn an_image_that_is_mended() {
+    let plan = job(2, json!({ "executors": { "min": 2 }, "image": NO_IMAGE }));
+    let mended = (When::At(20_000), Act::MendImage(0));
+    tell(
+        "an image mended",
+        &Scenario::story(vec![plan], vec![mended]),
+        &|world| {
+            let status = is_complete(world);
+            assert_eq!((status.driver.attempt, status.driver.charged), (2, 2), "drivers");
+            let charges = (status.retries.infrastructure, status.retries.application);
+            assert_eq!((charges, status.executors.lost), ((0, 0), 0), "charges");
+        },
+    );
 }
 
 #[test]

@@ -261,6 +261,7 @@ impl World {
         match act {
             Act::Suspend(job, suspend) => self.change(name(self, job), |spec| spec.suspend = suspend),
             Act::Scale(job, count) => self.change(name(self, job), |spec| spec.executors.min = count),
+            Act::MendImage(job) => self.change(name(self, job), |spec| spec.image = Some("trireme:mended".to_owned())),
             Act::Rerun(job, nonce) => self.change(name(self, job), |spec| spec.rerun_nonce = Some(format!("r{nonce}"))),
             Act::Delete { job, foreground } => self.delete_job(name(self, job), foreground),
             Act::Replace(job) => {

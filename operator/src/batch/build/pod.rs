@@ -20,8 +20,9 @@ use trireme_spec::pods::{ImagePullPolicy, Scratch};
 
 use super::{Settings, metadata};
 use crate::batch::decide::PodOrder;
+use crate::batch::spec_hash::spec_hash;
 use crate::batch::validate::ValidJob;
-use crate::names::{self, CONTAINER, IMAGE_ANNOTATION, PodRole, label, path, port, secret_key};
+use crate::names::{self, CONTAINER, IMAGE_ANNOTATION, PodRole, SPEC_HASH_ANNOTATION, label, path, port, secret_key};
 
 /// The user and group that the engine runs as; what images without a shell usually have.
 const USER: i64 = 65532;
@@ -103,6 +104,7 @@ fn base(job: &ValidJob, settings: &Settings, order: &PodOrder) -> Pod {
     let image = order.image.as_ref().or(spec.image.as_ref()).unwrap_or(&settings.image);
     metadata.annotations = Some(BTreeMap::from([
         (IMAGE_ANNOTATION.to_owned(), image.clone()),
+        (SPEC_HASH_ANNOTATION.to_owned(), spec_hash(spec, order.role)),
         (
             "kubectl.kubernetes.io/default-container".to_owned(),
             CONTAINER.to_owned(),

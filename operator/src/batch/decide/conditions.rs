@@ -47,7 +47,7 @@ pub fn underway(job: &ValidJob, driver: &Driver, seen: &Seen, now: Timestamp, pl
         false => JobState::Pending,
     });
     let unstarted: Vec<&PodSeen> = unstarted(seen, status.driver.attempt).collect();
-    let slow = unstarted.iter().find(|pod| slow_at(pod) <= Some(now));
+    let slow = unstarted.iter().find(|pod| is_slow(pod, now));
     let later = unstarted
         .iter()
         .filter_map(|pod| slow_at(pod))
@@ -158,6 +158,11 @@ fn reports_work(seen: &Seen, attempt: u32) -> bool {
 fn unstarted(seen: &Seen, attempt: u32) -> impl Iterator<Item = &PodSeen> {
     let pods = seen.drivers.get(&attempt).into_iter().chain(seen.executors.values());
     pods.filter(|pod| matches!(pod.state, PodState::Waiting(None)))
+}
+
+/// Whether the container of a pod that waits for nothing that is known should have started by now.
+pub fn is_slow(pod: &PodSeen, now: Timestamp) -> bool {
+    slow_at(pod).is_some_and(|time| time <= now)
 }
 
 fn slow_at(pod: &PodSeen) -> Option<Timestamp> {

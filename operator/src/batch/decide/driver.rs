@@ -11,7 +11,7 @@ use trireme_spec::report::{JobReport, Phase};
 use super::super::seen::{End, LastWords, PodSeen, PodState, Seen, Trouble};
 use super::super::validate::ValidJob;
 use super::charge::{more_memory, wait};
-use super::{Over, Plan, end_order, pod_name, progress};
+use super::{Over, Plan, end_order, is_outdated, pod_name, progress};
 use crate::api::condition::Reason;
 use crate::api::status::{JobState, LastError, RetriesStatus};
 use crate::names::PodRole;
@@ -58,6 +58,10 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
     );
     for attempt in plan.status.driver.charged + 1..=last {
         let pod = seen.drivers.get(&attempt);
+        if let Some(pod) = pod.filter(|pod| attempt == last && is_outdated(job, PodRole::Driver, pod, now)) {
+            make_anew(pod, plan);
+            break;
+        }
         let alive = match pod.map(|pod| &pod.state) {
             Some(PodState::Waiting(trouble)) if attempt == last => Some((false, trouble.clone())),
             Some(PodState::Running { ready }) if attempt == last => Some((*ready, None)),
@@ -89,6 +93,18 @@ pub fn step(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) -> Dri
         _ if !plan.end.is_empty() => Driver::Waits,
         _ => Driver::Missing,
     }
+}
+
+/// Gives up one that cannot start, by a spec that is no more. Nobody is charged.
+fn make_anew(pod: &PodSeen, plan: &mut Plan) {
+    plan.status.driver.charged = plan.status.driver.attempt;
+    plan.status.retries.retry_time = None;
+    plan.end.push(end_order(pod));
+    let message = format!(
+        "driver {} did not start, and another one is made by the spec as it is now",
+        pod.name
+    );
+    plan.note(false, Reason::Retrying, message);
 }
 
 /// The end of the run, if a driver has brought it about. That all statements are done is so whoever says it; that the job has

@@ -11,7 +11,7 @@ use trireme_spec::quantity::Bytes;
 use super::super::seen::{End, LastWords, PodState, Seen};
 use super::super::validate::ValidJob;
 use super::charge::{more_memory, wait};
-use super::{Plan, PodOrder, end_order, pod_name};
+use super::{Plan, PodOrder, end_order, is_outdated, pod_name};
 use crate::api::condition::Reason;
 use crate::api::numbers::Numbers;
 use crate::names::PodRole;
@@ -42,6 +42,7 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Times
             .filter(|number| !executors.leaving.0.contains(number) && alive(number))
             .collect()
     };
+    let made_anew = leave_outdated(job, seen, &mut alive, now, plan);
     let too_many = alive.len().saturating_sub(wanted as usize);
     for number in victims(seen, &alive, too_many) {
         alive.remove(&number);
@@ -49,7 +50,8 @@ pub fn step(job: &ValidJob, seen: &Seen, wanted: u32, may_make: bool, now: Times
     }
     count_ready(seen, &alive, plan);
     let there = u32::try_from(alive.len()).unwrap_or(u32::MAX);
-    if there < wanted && may_make && !sent_home {
+    // Those that cannot start hold what the next ones need: they go first.
+    if there < wanted && may_make && !sent_home && !made_anew {
         make(job, seen, wanted - there, now, plan);
     }
     end_leaving(seen, plan);
@@ -155,6 +157,22 @@ fn settle(job: &ValidJob, seen: &Seen, wanted: u32, now: Timestamp, plan: &mut P
         }
     }
     sent_home
+}
+
+/// Has those leave that cannot start, by a spec that is no more, and says whether there were any. Nobody is charged.
+fn leave_outdated(job: &ValidJob, seen: &Seen, alive: &mut BTreeSet<u32>, now: Timestamp, plan: &mut Plan) -> bool {
+    let is_outdated = |number: &u32| is_outdated(job, PodRole::Executor, &seen.executors[number], now);
+    let outdated: Vec<u32> = alive.iter().copied().filter(is_outdated).collect();
+    for number in &outdated {
+        alive.remove(number);
+        plan.status.executors.leaving.0.insert(*number);
+    }
+    if !outdated.is_empty() {
+        let count = outdated.len();
+        let message = format!("{count} executors did not start, and others are made by the spec as it is now");
+        plan.note(false, Reason::Retrying, message);
+    }
+    !outdated.is_empty()
 }
 
 fn lost(name: &str, why: &str, plan: &mut Plan) {

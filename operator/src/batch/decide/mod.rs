@@ -22,7 +22,8 @@ mod tests;
 use jiff::{SignedDuration, Timestamp};
 use trireme_spec::quantity::Bytes;
 
-use super::seen::{PodSeen, Seen};
+use super::seen::{PodSeen, PodState, Seen};
+use super::spec_hash::spec_hash;
 use super::validate::ValidJob;
 use crate::api::condition::Reason;
 use crate::api::status::{BatchJobStatus, DriverStatus, JobState};
@@ -222,6 +223,21 @@ fn is_ending(driver: &Driver, seen: &Seen, status: &BatchJobStatus) -> bool {
     matches!(driver, Driver::Alive { .. })
         && status.state == Some(JobState::Running)
         && said.is_some_and(|(_, report)| report.phase.is_terminal())
+}
+
+/// Whether a pod cannot start, and would be made otherwise by the spec as it is now.
+fn is_outdated(job: &ValidJob, role: PodRole, pod: &PodSeen, now: Timestamp) -> bool {
+    let cannot_start = match pod.state {
+        PodState::Waiting(Some(_)) => true,
+        PodState::Waiting(None) => conditions::is_slow(pod, now),
+        PodState::Running { .. } | PodState::Leaving { .. } | PodState::Ended(_) => false,
+    };
+    // By a spec that cannot be run nothing is made.
+    let made_of = pod
+        .spec_hash
+        .as_ref()
+        .filter(|_| cannot_start && job.rejected.is_none());
+    made_of.is_some_and(|made_of| *made_of != spec_hash(&job.spec, role))
 }
 
 /// How many executors there should be.

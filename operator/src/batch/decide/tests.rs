@@ -11,6 +11,7 @@ use trireme_spec::problem::{ErrorCode, Problem};
 use trireme_spec::report::{JobReport, Phase, ResultReport};
 
 use super::super::seen::{End, LastWords, PodSeen, PodState, Seen, Trouble};
+use super::super::spec_hash::spec_hash;
 use super::super::validate::{ValidJob, validate};
 use super::{Plan, PodOrder, Refused, decide, refuse, reject, without_sql};
 use crate::api::batch_job::BatchJob;
@@ -143,6 +144,7 @@ fn pod(role: PodRole, number: u32, state: PodState) -> PodSeen {
         ended: None,
         memory: None,
         image: None,
+        spec_hash: None,
         is_told_to_end: false,
         state,
         all_ended: true,
@@ -493,6 +495,56 @@ fn a_job_that_waits_for_nothing_does_not_wait() {
         (2, None)
     );
     assert_eq!(story.status.retries.application, 1, "charged once");
+}
+
+#[test]
+fn a_pod_that_cannot_start_is_made_anew_when_its_spec_is_mended() {
+    let mut story = Story::begin(json!({ "image": "engine:none" }));
+    let no_image = || waits(Reason::ImagePullFailed, "Back-off pulling image");
+    story.driver(1, no_image());
+    story.executor(1, no_image());
+    story.executor(2, PodState::Running { ready: false });
+    let [of_driver, of_executor] =
+        [PodRole::Driver, PodRole::Executor].map(|role| Some(spec_hash(&story.job.spec, role)));
+    story.seen.drivers.get_mut(&1).unwrap().spec_hash = of_driver;
+    for executor in story.seen.executors.values_mut() {
+        executor.spec_hash.clone_from(&of_executor);
+    }
+    let mut other = story.clone();
+    other.job.spec.ttl_seconds_after_finished = Some(60);
+    let other = other.decide(60).plan;
+    assert!(
+        other.make.is_empty() && other.end.is_empty(),
+        "it would be made the same"
+    );
+
+    story.job.spec.image = Some("engine:1".to_owned());
+    let mut rejected = story.clone();
+    rejected.job.rejected = Some("spec.podTemplate.spec.affinty: a pod has no such field".to_owned());
+    assert!(
+        rejected.decide(60).plan.end.is_empty(),
+        "nothing could be made in its place"
+    );
+    let mut story = story.decide(60);
+    let ends: Vec<_> = story.plan.end.iter().map(|pod| pod.name.as_str()).collect();
+    assert_eq!(ends, ["revenue-driver-1", "revenue-exec-1"], "those that do not run");
+    assert!(story.plan.make.is_empty(), "the old ones go first");
+    story.seen.drivers.clear();
+    story.seen.executors.remove(&1);
+    let story = story.decide(61);
+    let made: Vec<_> = story.plan.make.iter().map(|order| (order.role, order.number)).collect();
+    assert_eq!(made, [(PodRole::Driver, 2), (PodRole::Executor, 3)]);
+    assert_eq!(story.status.retries, Default::default(), "nobody is charged");
+    assert_eq!(story.status.executors.lost, 0);
+}
+
+#[test]
+fn a_pod_whose_volume_is_not_there_is_made_anew_too() {
+    let mut story = Story::begin(json!({ "executors": { "min": 1 } }));
+    story.driver(1, PodState::Waiting(None));
+    story.seen.drivers.get_mut(&1).unwrap().spec_hash = Some("another".to_owned());
+    let made_anew = |now: i64| story.clone().decide(now).plan.end.len();
+    assert_eq!((made_anew(7), made_anew(8)), (0, 1), "once it should have started");
 }
 
 #[test]
