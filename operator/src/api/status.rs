@@ -34,6 +34,13 @@ pub struct BatchJobStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub run: Option<String>,
+    /// Runs that the object has had, this one included: the number in the id of all but the first.
+    #[schemars(range(min = 0, max = 4294967295u32))]
+    pub runs: u32,
+    /// The `spec.rerunNonce` that the run was begun with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    pub rerun_nonce: Option<String>,
     /// When the run began.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]

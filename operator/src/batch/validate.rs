@@ -25,8 +25,9 @@ pub struct ValidJob {
     pub generation: i64,
     pub created: Option<Timestamp>,
     pub spec: BatchJobSpec,
-    /// The run that the object asks for: its own id, and what tells this run from others.
+    /// The run that the object asks for: its own id, and the number of the run if it is not the first.
     pub run: String,
+    pub run_number: u32,
     /// What people want merged into each driver, the general before the particular.
     pub driver_overlays: Vec<Pod>,
     /// The same for executors.
@@ -78,6 +79,7 @@ pub fn rejected(job: &BatchJob, problems: &[Problem]) -> Option<ValidJob> {
 fn without_overlays(job: &BatchJob) -> ValidJob {
     let (metadata, spec) = (&job.metadata, &job.spec);
     let uid = metadata.uid.clone().unwrap_or_default();
+    let (run, run_number) = run(job, &uid);
     ValidJob {
         rejected: None,
         key: JobKey {
@@ -86,14 +88,26 @@ fn without_overlays(job: &BatchJob) -> ValidJob {
         },
         generation: metadata.generation.unwrap_or_default(),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
-        run: match &spec.rerun_nonce {
-            Some(nonce) => format!("{uid}-{nonce}"),
-            None => uid.clone(),
-        },
+        run,
+        run_number,
         uid,
         spec: spec.clone(),
         driver_overlays: Vec::new(),
         executor_overlays: Vec::new(),
+    }
+}
+
+/// The run that the object asks for, and its number: the one that its status is about, if that has the same nonce, or the next. No
+/// id is used again, whatever the nonces: what a run has done is found under its id in journals and at destinations.
+fn run(job: &BatchJob, uid: &str) -> (String, u32) {
+    let status = job.status.as_ref();
+    match status.and_then(|status| Some((status, status.run.clone()?))) {
+        None => (uid.to_owned(), 1),
+        Some((status, run)) if status.rerun_nonce == job.spec.rerun_nonce => (run, status.runs),
+        Some((status, _)) => {
+            let number = status.runs.saturating_add(1);
+            (format!("{uid}-{number}"), number)
+        }
     }
 }
 
@@ -232,20 +246,49 @@ mod tests {
             .join("; ")
     }
 
+    /// A job with that nonce, and what its status says of runs.
+    fn with_runs(nonce: Option<&str>, status: Value) -> BatchJob {
+        let mut object = job(json!({ "sql": "SELECT 1", "rerunNonce": nonce }));
+        object.status = Some(serde_json::from_value(status).unwrap());
+        object
+    }
+
     #[test]
-    fn a_run_is_named_by_the_object_and_its_nonce() {
-        assert_eq!(validate(&job(json!({ "sql": "SELECT 1" }))).unwrap().run, "7d0");
-        let again = job(json!({ "sql": "SELECT 1", "rerunNonce": "2" }));
-        assert_eq!(validate(&again).unwrap().run, "7d0-2");
+    fn each_run_has_an_id_of_its_own_whatever_its_nonce() {
+        let asked = |nonce: Option<&str>, status: Value| {
+            let job = validate(&with_runs(nonce, status)).unwrap();
+            (job.run, job.run_number)
+        };
+        assert_eq!(asked(None, json!({})), ("7d0".to_owned(), 1));
+        assert_eq!(asked(Some("a"), json!({})), ("7d0".to_owned(), 1), "the first");
+        let first = json!({ "run": "7d0", "runs": 1, "rerunNonce": "a" });
+        assert_eq!(asked(Some("a"), first.clone()), ("7d0".to_owned(), 1));
+        assert_eq!(asked(Some("b"), first.clone()), ("7d0-2".to_owned(), 2));
+        assert_eq!(asked(None, first), ("7d0-2".to_owned(), 2), "taken away");
+        let second = json!({ "run": "7d0-2", "runs": 2, "rerunNonce": "b" });
+        assert_eq!(
+            asked(Some("a"), second),
+            ("7d0-3".to_owned(), 3),
+            "one that was there before"
+        );
+    }
+
+    #[test]
+    fn the_longest_id_of_a_run_fits_into_a_label() {
+        let mut object = with_runs(None, json!({ "run": "x", "runs": u32::MAX, "rerunNonce": "a" }));
+        object.metadata.uid = Some("7d0c5a3e-0000-4000-8000-1234567890ab".to_owned());
+        let job = validate(&object).unwrap();
+        assert!(job.run.len() <= 63, "{}", job.run);
     }
 
     #[test]
     fn a_run_goes_on_though_no_other_can_begin() {
         let looked_after = |run: &str, state: &str| {
-            let mut object = job(json!({ "sql": "SELECT 1", "rerunNonce": "2" }));
-            let status = json!({ "run": run, "state": state, "startTime": "2026-11-26T12:00:00Z" });
-            object.status = Some(serde_json::from_value(status).unwrap());
-            rejected(&object, &[]).map(|job| job.run)
+            let (runs, nonce) = if run == "7d0" { (1, "a") } else { (2, "b") };
+            let status = json!({
+                "run": run, "runs": runs, "rerunNonce": nonce, "state": state, "startTime": "2026-11-26T12:00:00Z",
+            });
+            rejected(&with_runs(Some("b"), status), &[]).map(|job| job.run)
         };
         assert_eq!(looked_after("7d0-2", "Running").as_deref(), Some("7d0-2"));
         assert_eq!(looked_after("7d0", "Running").as_deref(), Some("7d0"), "the run before");

@@ -82,6 +82,8 @@ pub(crate) struct Checker {
     pods: BTreeMap<String, PodBooks>,
     /// Since when two operators act, or requests are done late: then pods may come that nobody asks for any more.
     pub(crate) unsteady: bool,
+    /// Ids of runs that were begun.
+    begun: BTreeSet<String>,
     pub(crate) objects: u64,
     pub(crate) status_writes: u64,
     /// What people asked for, and until when, before they asked for something else.
@@ -315,6 +317,10 @@ impl Checker {
         let status = job.status.as_ref().expect("it was written");
         judge_conditions(job, status);
         let Some(run) = &status.run else { return };
+        assert!(
+            before.run == status.run || self.begun.insert(run.clone()),
+            "a run begins under the id {run} of another"
+        );
         let old = match before.run == status.run {
             true => before.clone(),
             false => BatchJobStatus::default(),

@@ -54,6 +54,11 @@ impl Destination {
         newest
     }
 
+    /// How many runs have committed something.
+    pub(crate) fn runs_committed(&self) -> usize {
+        self.runs.values().filter(|run| run.statements > 0).count()
+    }
+
     pub(crate) fn committed(&self, run: &str) -> u32 {
         self.runs.get(run).map_or(0, |run| run.statements)
     }

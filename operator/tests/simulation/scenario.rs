@@ -9,6 +9,9 @@ use trireme_spec::quantity::Bytes;
 
 use crate::dice::Dice;
 
+/// So few nonces that they come again.
+const NONCES: u32 = 3;
+
 /// An image that no machine can pull.
 pub(crate) const NO_IMAGE: &str = "trireme:none";
 
@@ -92,7 +95,7 @@ pub(crate) enum Act {
     Scale(usize, u32),
     /// Asks for an image that there is.
     MendImage(usize),
-    /// With a nonce that was not there before.
+    /// With that nonce, which may have been there before, or without one by 0.
     Rerun(usize, u32),
     Delete {
         job: usize,
@@ -202,8 +205,8 @@ impl Scenario {
             random_act(&mut dice, &mut acts, at, job, until_ms);
         }
         for (nonce, (_, act)) in (1..).zip(&mut acts) {
-            if let Act::Rerun(_, fresh) = act {
-                *fresh = nonce;
+            if let Act::Rerun(_, of_act) = act {
+                *of_act = nonce % NONCES;
             }
         }
         // Whatever was taken comes back, in one way or another.

@@ -504,10 +504,26 @@ fn run_again() {
         let scenario = Scenario::story(vec![plan.clone()], vec![(when, rerun)]);
         tell("run again", &scenario, &|world| {
             let status = is_complete(world);
-            assert!(status.run.is_some_and(|run| run.ends_with("-r1")), "run");
+            assert_eq!(status.rerun_nonce.as_deref(), Some("r1"), "nonce");
             assert_eq!(status.driver.attempt, 1, "drivers");
         });
     }
+}
+
+#[test]
+fn run_again_with_nonces_that_were_there_before() {
+    let plan = job(1, json!({}));
+    let nonces = [1, 2, 1, 0, 1];
+    let acts = (1..)
+        .zip(nonces)
+        .map(|(time, nonce)| (When::At(time * 100_000), Act::Rerun(0, nonce)));
+    let scenario = Scenario::story(vec![plan], acts.collect());
+    tell("nonces used again", &scenario, &|world| {
+        let status = is_complete(world);
+        assert_eq!(status.runs as usize, nonces.len() + 1, "runs");
+        let ran = world.destination.runs_committed();
+        assert_eq!(ran, nonces.len() + 1, "runs that committed something");
+    });
 }
 
 #[test]

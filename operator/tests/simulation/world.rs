@@ -247,10 +247,12 @@ impl World {
     /// The run that a job asks for.
     pub(crate) fn run_of(&self, name: &str) -> Option<String> {
         let job = self.store.jobs.get(name)?;
-        let uid = job.metadata.uid.as_ref()?;
-        Some(match &job.spec.rerun_nonce {
-            Some(nonce) => format!("{uid}-{nonce}"),
-            None => uid.clone(),
+        let uid = job.metadata.uid.clone()?;
+        let status = job.status.clone().unwrap_or_default();
+        Some(match status.run {
+            None => uid,
+            Some(run) if status.rerun_nonce == job.spec.rerun_nonce => run,
+            Some(_) => format!("{uid}-{}", status.runs + 1),
         })
     }
 
@@ -262,7 +264,9 @@ impl World {
             Act::Suspend(job, suspend) => self.change(name(self, job), |spec| spec.suspend = suspend),
             Act::Scale(job, count) => self.change(name(self, job), |spec| spec.executors.min = count),
             Act::MendImage(job) => self.change(name(self, job), |spec| spec.image = Some("trireme:mended".to_owned())),
-            Act::Rerun(job, nonce) => self.change(name(self, job), |spec| spec.rerun_nonce = Some(format!("r{nonce}"))),
+            Act::Rerun(job, nonce) => self.change(name(self, job), |spec| {
+                spec.rerun_nonce = (nonce > 0).then(|| format!("r{nonce}"));
+            }),
             Act::Delete { job, foreground } => self.delete_job(name(self, job), foreground),
             Act::Replace(job) => {
                 let plan = self.scenario.jobs[job].clone();

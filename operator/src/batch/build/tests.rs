@@ -39,9 +39,9 @@ fn small() -> ValidJob {
     job(json!({ "sql": "SELECT 1" }))
 }
 
-/// Every field that a pod depends on.
+/// Every field that a pod depends on, and a run that is not the first.
 fn full() -> ValidJob {
-    job(json!({
+    let job = job(json!({
         "sql": "SELECT 1",
         "storage": "s3://sales/journal",
         "credentials": { "name": "bucket" },
@@ -57,7 +57,12 @@ fn full() -> ValidJob {
             "min": 4, "cores": 8, "memory": "16Gi",
             "scratch": { "size": "100Gi", "storageClassName": "fast" },
         },
-    }))
+    }));
+    ValidJob {
+        run: "7d0c-2".to_owned(),
+        run_number: 2,
+        ..job
+    }
 }
 
 fn order(role: PodRole, number: u32, memory: Bytes) -> PodOrder {

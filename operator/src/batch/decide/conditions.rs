@@ -215,6 +215,15 @@ pub fn refused(job: &ValidJob, reason: Reason, whose: &str, why: &str, status: &
     put(job, status, ConditionType::Ready, false, reason, &message, now);
 }
 
+/// A run that follows another, and of which nothing is made yet.
+pub fn begins(job: &ValidJob, status: &mut BatchJobStatus, now: Timestamp) {
+    let (reason, message) = (Reason::Starting, "another run begins");
+    put(job, status, ConditionType::Progressing, true, reason, message, now);
+    put(job, status, ConditionType::Ready, false, reason, message, now);
+    not_suspended(job, status, now);
+    not_ended(job, status, now);
+}
+
 /// A run that waits for something before it begins.
 pub fn waiting(job: &ValidJob, reason: Reason, pods: usize, status: &mut BatchJobStatus, now: Timestamp) {
     let message = format!("{pods} pods of the run before are on their way out");

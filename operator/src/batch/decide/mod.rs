@@ -1,9 +1,10 @@
 //! What to do next about one job: a pure function of the job, what is remembered in its status, its pods, and now.
 //!
 //! Level-triggered: nothing here knows why it was called, and calling it again with the same facts orders the same. An order is
-//! safe to carry out twice, and safe to be forgotten halfway, because of three habits:
+//! safe to carry out twice, and safe to be forgotten halfway, because of four habits:
 //!
 //! - Pods are made first and written down second: their names are their numbers, so that a second try finds them.
+//! - A run that follows another is written down first: its number is its own, whatever is asked for before its first pod.
 //! - Pods are ended by intent: that a pod was told to leave is written down first, so that its end is charged to nobody.
 //! - The end of a pod is charged once, when its number leaves the set of open ones (executors) or comes to lie below the
 //!   mark of charged ones (drivers), in the same write as the charge.
@@ -112,6 +113,9 @@ pub fn decide(job: &ValidJob, before: &BatchJobStatus, seen: &Seen, now: Timesta
         after_the_end(job, seen, now, &mut plan);
     } else if !seen.strangers.is_empty() {
         wait_for_strangers(job, seen, now, &mut plan);
+    } else if before.run.is_some() && before.run != plan.status.run {
+        plan.status.state = Some(JobState::Pending);
+        conditions::begins(job, &mut plan.status, now);
     } else if job.spec.suspend {
         // What a driver had brought to its end by then is done, though it may not have been seen.
         match driver::outcome(seen, &mut plan) {
@@ -139,6 +143,8 @@ fn of_this_run(job: &ValidJob, before: &BatchJobStatus) -> BatchJobStatus {
             // Their times of transition tell when things really changed.
             conditions: before.conditions.clone(),
             run: Some(job.run.clone()),
+            runs: job.run_number,
+            rerun_nonce: job.spec.rerun_nonce.clone(),
             ..BatchJobStatus::default()
         },
     };

@@ -765,6 +765,29 @@ fn what_runs_is_looked_after_though_its_spec_cannot_be_run() {
 }
 
 #[test]
+fn a_run_that_follows_another_is_written_down_before_anything_of_it_is_made() {
+    let mut again = Story::driver_is(json!({}), reported(Phase::Succeeded));
+    again.seen = Seen::default();
+    again.job.spec.rerun_nonce = Some("b".to_owned());
+    (again.job.run, again.job.run_number) = ("7d0c-2".to_owned(), 2);
+    let begins = again.decide(90);
+    assert!(begins.plan.make.is_empty());
+    let BatchJobStatus {
+        run,
+        runs,
+        rerun_nonce,
+        state,
+        ..
+    } = begins.status.clone();
+    assert_eq!(
+        (run.as_deref(), runs, rerun_nonce.as_deref()),
+        (Some("7d0c-2"), 2, Some("b"))
+    );
+    assert_eq!(state, Some(JobState::Pending));
+    assert_eq!(begins.decide(91).plan.make.len(), 3);
+}
+
+#[test]
 fn a_run_without_its_sql_has_not_begun() {
     let ended = Story::driver_is(json!({}), reported(Phase::Succeeded));
     let mut again = ended.clone();
