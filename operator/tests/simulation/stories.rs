@@ -708,6 +708,18 @@ fn an_image_that_is_mended() {
 }
 
 #[test]
+fn volumes_go_with_the_pods_that_have_them() {
+    let scratch = json!({ "size": "1Gi", "storageClassName": "fast" });
+    let spec = json!({ "executors": { "min": 2, "scratch": scratch }, "driver": { "scratch": scratch } });
+    let mut plan = job(3, spec);
+    plan.bad_executors = 3;
+    tell("volumes", &Scenario::story(vec![plan], vec![]), &|world| {
+        is_complete(world);
+        assert!(world.store.pods.is_empty(), "pods are left");
+    });
+}
+
+#[test]
 fn a_service_that_somebody_removes() {
     let mut plan = job(3, json!({ "executors": { "min": 2 } }));
     plan.ticks = 20;

@@ -21,6 +21,7 @@ mod room;
 mod tests;
 
 use jiff::{SignedDuration, Timestamp};
+use trireme_spec::pods::Scratch;
 use trireme_spec::quantity::Bytes;
 
 use super::seen::{PodSeen, PodState, Seen};
@@ -212,7 +213,7 @@ fn run(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
                 executors::step(job, seen, wanted(job), may_make, now, plan);
                 conditions::underway(job, &driver, seen, now, plan);
             }
-            end_oldest(seen, plan);
+            end_oldest(job, seen, plan);
             // By a spec that cannot be run nothing is tried again.
             let retry = plan.status.retries.retry_time.filter(|_| job.rejected.is_none());
             plan.look_again([now + LOOK_AGAIN].into_iter());
@@ -296,6 +297,7 @@ fn after_the_end(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
     }
     plan.status.executors.ready = 0;
     conditions::still_ended(job, &mut plan.status);
+    end_with_volumes(job, seen, plan);
     match ttl_time(job, &plan.status) {
         Some(due) if due <= now => plan.remove = true,
         Some(due) => plan.look_again([due].into_iter()),
@@ -332,6 +334,7 @@ fn release(job: &ValidJob, seen: &Seen, now: Timestamp, plan: &mut Plan) {
     executors::release(seen, plan);
     plan.end
         .extend(seen.drivers.values().filter(|pod| pod.holds_room()).map(end_order));
+    end_oldest(job, seen, plan);
     plan.status.state = Some(JobState::Suspended);
     let left = seen
         .drivers
@@ -351,20 +354,37 @@ fn end_all(seen: &Seen, plan: &mut Plan) {
 
 /// Removes the oldest pods that have ended, beyond those that are kept for their logs: a job that loses pods for weeks must not fill
 /// the cluster with them.
-fn end_oldest(seen: &Seen, plan: &mut Plan) {
+fn end_oldest(job: &ValidJob, seen: &Seen, plan: &mut Plan) {
     let (charged, open) = (plan.status.driver.charged, &plan.status.executors.open);
     let drivers = seen.drivers.range(..=charged).map(|(_, pod)| pod);
     let settled = |(number, _): &(&u32, &PodSeen)| !open.0.contains(number);
     let executors = seen.executors.iter().filter(settled).map(|(_, pod)| pod);
-    let mut oldest = surplus(drivers);
-    oldest.extend(surplus(executors));
+    let mut oldest = surplus(drivers, &job.spec.driver.scratch);
+    oldest.extend(surplus(executors, &job.spec.executors.scratch));
     plan.end.extend(oldest);
 }
 
-/// Of ended pods, from the oldest to the youngest, those that are not kept.
-fn surplus<'a>(pods: impl Iterator<Item = &'a PodSeen>) -> Vec<EndOrder> {
+/// Removes pods that have ended and whose scratch is a volume of their own, which goes with them and not before.
+fn end_with_volumes(job: &ValidJob, seen: &Seen, plan: &mut Plan) {
+    let roles = [
+        (&job.spec.driver.scratch, &seen.drivers),
+        (&job.spec.executors.scratch, &seen.executors),
+    ];
+    let with_volumes = roles.into_iter().filter(|(scratch, _)| has_volume(scratch));
+    let pods = with_volumes.flat_map(|(_, pods)| pods.values());
+    let ended = pods.filter(|pod| pod.is_over() && !pod.is_told_to_end);
+    plan.end.extend(ended.map(end_order));
+}
+
+fn has_volume(scratch: &Scratch) -> bool {
+    scratch.storage_class_name.is_some()
+}
+
+/// Of ended pods with that `scratch`, from the oldest to the youngest, those that are not kept.
+fn surplus<'a>(pods: impl Iterator<Item = &'a PodSeen>, scratch: &Scratch) -> Vec<EndOrder> {
     let ended: Vec<&PodSeen> = pods.filter(|pod| pod.is_over() && !pod.is_told_to_end).collect();
-    let surplus = ended.len().saturating_sub(ENDED_KEPT);
+    let kept = if has_volume(scratch) { 0 } else { ENDED_KEPT };
+    let surplus = ended.len().saturating_sub(kept);
     ended[..surplus].iter().map(|pod| end_order(pod)).collect()
 }
 

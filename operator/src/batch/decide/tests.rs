@@ -891,3 +891,26 @@ fn of_pods_that_ended_the_youngest_are_kept() {
         ("revenue-exec-2", "revenue-exec-20")
     );
 }
+
+#[test]
+fn no_pod_is_kept_with_a_volume_of_its_own() {
+    let scratch = json!({ "size": "1Gi", "storageClassName": "fast" });
+    let mut story = Story::running(json!({ "executors": { "min": 2, "scratch": scratch } }));
+    let ends = |story: &Story| story.plan.end.iter().map(|pod| pod.name.clone()).collect::<Vec<_>>();
+    story.executor(2, crashed());
+    let mut story = story.decide(60);
+    assert_eq!(ends(&story), ["revenue-exec-2"], "once its end is charged");
+    assert_eq!(story.status.executors.crashed, 1);
+    story.executor(1, PodState::Ended(End::Succeeded));
+    story.driver(1, reported(Phase::Succeeded));
+    let story = story.decide(61);
+    assert_eq!(story.status.state, Some(JobState::Complete));
+    let mut story = story.decide(62);
+    assert_eq!(
+        ends(&story),
+        ["revenue-exec-1", "revenue-exec-2"],
+        "the driver has none"
+    );
+    story.job.spec.executors.scratch.storage_class_name = None;
+    assert!(ends(&story.decide(62)).is_empty(), "they stay for their logs");
+}
