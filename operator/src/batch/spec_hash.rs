@@ -1,6 +1,9 @@
 //! What of a spec pods of a role are made of, in a few digits: whether one that cannot start would be made otherwise today.
 //! What can be changed without another pod (the number of executors, `suspend`, times) does not count.
 
+use std::hash::Hasher as _;
+
+use fnv::FnvHasher;
 use serde_json::json;
 use trireme_spec::batch_job::{BatchJobSpec, Driver, Executors};
 
@@ -65,16 +68,10 @@ pub fn spec_hash(spec: &BatchJobSpec, role: PodRole) -> String {
         pod_template,
         size,
     ]);
-    format!("{:016x}", fnv(made_of.to_string().as_bytes()))
-}
-
-/// FNV-1a: the same in every build, which the standard library's hash need not be.
-fn fnv(bytes: &[u8]) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    bytes
-        .iter()
-        .fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+    // The same in every build, which the standard library's hash need not be.
+    let mut hash = FnvHasher::default();
+    hash.write(made_of.to_string().as_bytes());
+    format!("{:016x}", hash.finish())
 }
 
 #[cfg(test)]
