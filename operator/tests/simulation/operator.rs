@@ -343,6 +343,15 @@ fn is_ours(pod: &Pod) -> bool {
     label(pod, labels::MANAGED_BY) == MANAGER && !label(pod, labels::JOB).is_empty()
 }
 
+/// What a request is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask<'a> {
+    Read,
+    Write,
+    /// The pod of that name.
+    MakePod(&'a str),
+}
+
 /// What becomes of a request.
 enum Fate {
     Done,
@@ -369,28 +378,34 @@ impl Process {
         .await;
     }
 
-    fn fate(&self, world: &mut World, is_write: bool) -> Fate {
+    fn fate(&self, world: &mut World, ask: Ask<'_>) -> Fate {
         let chaos = world.scenario.chaos;
         if world.now_ms < world.away_until_ms || world.trouble(chaos.lost) {
             world.check.meet("request lost");
             return Fate::Lost;
         }
-        if is_write && world.trouble(chaos.answer_lost) {
+        if ask != Ask::Read && world.trouble(chaos.answer_lost) {
             world.check.meet("answer lost");
             return Fate::AnswerLost;
         }
-        if is_write && world.trouble(chaos.late) {
-            world.check.meet("request done late");
-            world.check.unsteady = true;
-            return Fate::Late(world.dice.between(50, 20_000));
-        }
-        Fate::Done
+        let late_ms = if let Ask::MakePod(name) = ask
+            && let Some(late_ms) = world.made_late.remove(name)
+        {
+            late_ms
+        } else if ask != Ask::Read && world.trouble(chaos.late) {
+            world.dice.between(50, 20_000)
+        } else {
+            return Fate::Done;
+        };
+        world.check.meet("request done late");
+        world.check.unsteady = true;
+        Fate::Late(late_ms)
     }
 
     async fn read<T>(&self, what: &str, read: impl FnOnce(&World) -> T + Send) -> Result<T, Failure> {
         self.travel().await;
         let mut world = self.world.lock();
-        match self.fate(&mut world, false) {
+        match self.fate(&mut world, Ask::Read) {
             Fate::Done => Ok(read(&world)),
             Fate::Lost | Fate::AnswerLost | Fate::Late(_) => Err(away(what)),
         }
@@ -399,6 +414,15 @@ impl Process {
     async fn write(
         &self,
         what: &str,
+        write: impl FnOnce(&mut World, Origin) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        self.ask(what, Ask::Write, write).await
+    }
+
+    async fn ask(
+        &self,
+        what: &str,
+        ask: Ask<'_>,
         write: impl FnOnce(&mut World, Origin) -> Result<(), Failure> + Send + 'static,
     ) -> Result<(), Failure> {
         self.travel().await;
@@ -413,7 +437,7 @@ impl Process {
                 since_ms: self.since_ms.load(Ordering::Relaxed),
                 late: false,
             };
-            let answer = match self.fate(&mut world, true) {
+            let answer = match self.fate(&mut world, ask) {
                 Fate::Done => write(&mut world, origin),
                 Fate::Lost => Err(away(what)),
                 Fate::AnswerLost => {
@@ -523,8 +547,11 @@ impl Cluster for Process {
 
     async fn create_pod(&self, pod: &Pod) -> Result<(), Failure> {
         let pod = pod.clone();
+        let name = pod.metadata.name.clone().unwrap_or_default();
         let made = self
-            .write("create pod", move |world, origin| world.create_pod(origin, &pod))
+            .ask("create pod", Ask::MakePod(&name), move |world, origin| {
+                world.create_pod(origin, &pod)
+            })
             .await;
         if matches!(made, Err(Failure::Exists { .. })) {
             self.world.lock().check.meet("pod existed already");

@@ -126,6 +126,12 @@ pub(crate) enum Act {
     ConfigMap(bool),
     /// Requests and watches.
     ApiAway(i64),
+    /// The executor of that number is made so long after it is asked for, when its maker has given it up.
+    MadeLate {
+        job: usize,
+        number: u32,
+        wait_ms: u64,
+    },
     WatchesAnew,
     OperatorDies,
     SecondOperator,

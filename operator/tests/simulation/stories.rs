@@ -374,6 +374,36 @@ fn suspended_and_resumed() {
     );
 }
 
+/// The number that was asked for in vain is given up once a later one is there, and then its pod comes after all.
+#[test]
+fn suspended_before_an_executor_is_made() {
+    let mut plan = job(3, json!({ "executors": { "min": 2 } }));
+    plan.ticks = 10;
+    let late = Act::MadeLate {
+        job: 0,
+        number: 3,
+        wait_ms: 60_000,
+    };
+    let acts = vec![
+        (When::At(0), late),
+        (When::Committed(0, 1), Act::Scale(0, 4)),
+        (When::Committed(0, 2), Act::Suspend(0, true)),
+    ];
+    let scenario = Scenario::story(vec![plan], acts);
+    let is_suspended = |world: &World| {
+        let status = status(world);
+        assert_eq!(status.state, Some(JobState::Suspended), "state");
+        let charges = (status.retries.infrastructure, status.executors.lost);
+        assert_eq!(charges, (0, 0), "charges");
+    };
+    let whole = tell_once("suspended, and an executor made", &scenario, &is_suspended);
+    assert!(
+        whole.met.contains_key("number taken by a late request"),
+        "it was not late"
+    );
+    tell("suspended, and an executor made", &scenario, &is_suspended);
+}
+
 #[test]
 fn scaled_up_and_down() {
     let mut plan = job(1, json!({ "executors": { "min": 2 } }));

@@ -102,6 +102,8 @@ pub(crate) struct World {
     pub(crate) quota: Option<usize>,
     pub(crate) policy: bool,
     pub(crate) away_until_ms: i64,
+    /// Pods by name whose making takes that long.
+    pub(crate) made_late: BTreeMap<String, u64>,
     garbage_due: bool,
     trace: Option<Vec<String>>,
 }
@@ -123,6 +125,7 @@ impl World {
             quota: None,
             policy: false,
             away_until_ms: 0,
+            made_late: BTreeMap::new(),
             garbage_due: false,
             trace: traced.then(Vec::new),
             scenario,
@@ -331,6 +334,10 @@ impl World {
                 self.store.config_maps.insert("queries".to_owned(), map);
             }
             Act::ApiAway(wait_ms) => self.away_until_ms = self.now_ms + wait_ms,
+            Act::MadeLate { job, number, wait_ms } => {
+                let name = trireme_operator::names::pod(name(self, job), PodRole::Executor, number);
+                self.made_late.insert(name, wait_ms);
+            }
             Act::WatchesAnew => self.orders.push(Order::WatchAnew),
             Act::OperatorDies => self.orders.push(Order::Die),
             Act::SecondOperator => self.orders.push(Order::AnotherBegins),
