@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use ballista_core::config::BallistaConfig;
 use datafusion::common::Result;
+use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
@@ -36,6 +38,11 @@ pub trait BatchEngine: Send + Sync {
     fn first_task(&self) -> Option<SystemTime> {
         None
     }
+}
+
+/// Whether plans of a session with these settings are made for workers: Ballista's are among them.
+pub fn is_for_workers(config: &ConfigOptions) -> bool {
+    config.extensions.get::<BallistaConfig>().is_some()
 }
 
 /// A plan under way.

@@ -16,7 +16,8 @@ use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use trireme_spec::limits::Limits;
 use trireme_spec::problem::{ErrorCode, Problem};
 
-use crate::cluster::{check_sent, is_for_workers};
+use crate::cluster::check_sent;
+use crate::engine::is_for_workers;
 use crate::operators;
 use crate::parameters;
 use crate::problems::problem_of;

@@ -62,11 +62,6 @@ fn settle(join: &HashJoinExec, bytes_max: usize) -> Option<PartitionMode> {
     }
 }
 
-/// Whether a plan is made for workers: with Ballista's settings.
-pub fn is_for_workers(config: &ConfigOptions) -> bool {
-    config.extensions.get::<BallistaConfig>().is_some()
-}
-
 /// A join that yields rows of its build side by themselves would yield them in every task.
 pub fn permits_broadcast(join: JoinType) -> bool {
     match join {

@@ -20,7 +20,8 @@ use datafusion::physical_plan::{
     PlanProperties, replace_children_if_necessary,
 };
 
-use super::broadcast::{is_for_workers, permits_broadcast};
+use super::broadcast::permits_broadcast;
+use crate::engine::is_for_workers;
 
 /// Demands its input in one partition, and hands it on. A plain coalesce would not do: an optimizer removes it where it seems
 /// to be of no use, and a join in one process has none for it.

@@ -23,7 +23,7 @@ mod waves;
 mod worker;
 mod worker_facts;
 
-pub use broadcast::{BroadcastJoins, is_for_workers};
+pub use broadcast::BroadcastJoins;
 pub use data_port::DataPort;
 pub use driver::{ClusterEngine, ClusterInputs, ClusterOptions, cluster_settings};
 pub use gather::GatheredJoins;

@@ -31,7 +31,7 @@ use super::location::place;
 use super::partitions::{Partitions, Place};
 use super::scans::looking_into;
 use super::snapshot::Snapshot;
-use crate::cluster::is_for_workers;
+use crate::engine::is_for_workers;
 use crate::problems::told;
 
 /// The option for the compression of text.
