@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use trireme_e2e::{ApiServer, Lab, Operator, Store, Upgrade, condition, kill_processes};
 
 use crate::copy::{charged, check, is_there, under_way};
-use crate::pods::{nowhere, waiting};
+use crate::pods::{nowhere, waiting_on};
 
 /// Jobs of the story of the killed operator.
 const JOBS: usize = 20;
@@ -181,8 +181,8 @@ async fn an_upgrade_puts_no_second_engine_into_a_job() {
 async fn an_operator_that_watches_some_namespaces() {
     let labs = [Lab::open("watched").await, Lab::open("watched-too").await];
     let jobs = [
-        labs[0].apply("one", waiting()).await,
-        labs[1].apply("two", waiting()).await,
+        labs[0].apply("one", waiting_on()).await,
+        labs[1].apply("two", waiting_on()).await,
     ];
     let running = |status: &Value| status["state"] == "Running";
     for job in &jobs {

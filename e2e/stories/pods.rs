@@ -10,7 +10,15 @@ pub fn nowhere() -> Value {
     json!({ "spec": { "nodeSelector": { "trireme.dev/no-such-node": "true" } } })
 }
 
-/// A job that stays as it is: its driver runs and waits for an executor that no node takes.
+/// A job that stays as it is for half a minute: its driver runs and waits for an executor that no node takes, and then gives
+/// its own room back.
 pub fn waiting() -> Value {
     json!({ "sql": "SELECT 1 AS one", "executors": { "podTemplate": nowhere() } })
+}
+
+/// A job that stays as it is: its driver runs and waits for an executor that has a node, and no configuration.
+pub fn waiting_on() -> Value {
+    let from = json!({ "configMapKeyRef": { "name": "never", "key": "text" } });
+    let container = json!({ "name": "trireme", "env": [{ "name": "NEVER", "valueFrom": from }] });
+    json!({ "sql": "SELECT 1 AS one", "executors": { "podTemplate": { "spec": { "containers": [container] } } } })
 }

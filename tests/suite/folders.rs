@@ -171,6 +171,7 @@ fn columns_of_folders_are_called_as_others_are() {
         ("a INT, Day INT", "Day", "DAY"),
         ("a INT, \"Day\" INT", "\"Day\"", "\"Day\""),
         ("a INT, \"the day\" INT", "\"the day\"", "\"the day\""),
+        ("a INT, \"a:b=c\" INT", "\"a:b=c\"", "\"a:b=c\""),
     ]
     .into_iter()
     .enumerate()

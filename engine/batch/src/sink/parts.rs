@@ -17,7 +17,7 @@ use super::encode::{Encoder, FileStyle};
 use super::exec::SinkOrder;
 use super::failures::store_problem;
 use crate::problems::told;
-use crate::tables::NULL_FOLDER;
+use crate::tables::{NULL_FOLDER, folder_text};
 
 /// Files that one partition has open at a time, while its rows come in any order.
 const FILES_OPEN_MAX: usize = 64;
@@ -311,7 +311,7 @@ impl PartFiles {
     fn rows_by_folder(&self, batch: &RecordBatch) -> Result<HashMap<String, Vec<u32>>> {
         let columns = self.folder_columns.iter().map(|&index| {
             let text: ArrayRef = cast(batch.column(index), &DataType::Utf8)?;
-            Ok((escape(batch.schema().field(index).name()), text))
+            Ok((folder_text(batch.schema().field(index).name()), text))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let mut folders: HashMap<String, Vec<u32>> = HashMap::new();
@@ -322,7 +322,7 @@ impl PartFiles {
                 let value = if datafusion::arrow::array::Array::is_null(values, row) {
                     NULL_FOLDER.to_owned()
                 } else {
-                    escape(values.value(row))
+                    folder_text(values.value(row))
                 };
                 let separator = if folder.is_empty() { "" } else { "/" };
                 // Writing into a String cannot fail.
@@ -335,22 +335,6 @@ impl PartFiles {
         }
         Ok(folders)
     }
-}
-
-/// A name as it may stand in a path: what is not plain goes as `%XX`, as in Hive.
-fn escape(text: &str) -> String {
-    let plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b' ' | b'+' | b',' | b'@');
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if plain(byte) {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing into a String cannot fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
 }
 
 fn style_of(order: &SinkOrder, context: &TaskContext) -> Result<FileStyle> {
@@ -413,13 +397,6 @@ mod tests {
     const POOL_BYTES: usize = 48 << 20;
     const BATCHES: i64 = 400;
     const ROWS: i64 = 8192;
-
-    #[test]
-    fn names_of_folders_hold_nothing_that_leaves_them() {
-        assert_eq!(escape("2024-01-31"), "2024-01-31");
-        assert_eq!(escape("a/b=c%"), "a%2Fb%3Dc%25");
-        assert_eq!(escape("é"), "%C3%A9");
-    }
 
     /// Writes 50 MiB that cannot be compressed. Returns the number of row groups of each file, and the most that was reserved.
     async fn write(partition_by: &[&str], others_hold: usize) -> (Vec<usize>, usize) {

@@ -20,7 +20,7 @@ use crate::panics;
 use crate::problems::problem_of;
 
 pub use files::{FilesDefinition, FilesTable, FilesTableFactory};
-pub use partitions::NULL_FOLDER;
+pub use partitions::{NULL_FOLDER, folder_text};
 pub use scans::{file_scan, guard_scans};
 
 /// Registers `table`. Its columns are read from its files.

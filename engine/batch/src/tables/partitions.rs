@@ -5,6 +5,7 @@
 //! `at=10%3A00`. So it is given these columns as text, and filters over this text; the files that it finds get the values that
 //! their folders mean here.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
@@ -58,13 +59,14 @@ impl Partitions {
 
     /// The columns as the listing table is to have them.
     pub fn as_text(&self) -> Vec<(String, DataType)> {
-        let named = self.fields.iter().map(|field| field.name().clone());
+        let named = self.fields.iter().map(|field| folder_text(field.name()));
         named.map(|name| (name, DataType::Utf8)).collect()
     }
 
     /// Where a file lies that was found at the location of the table.
     pub fn place(&self, url: &ListingTableUrl, file: &Path) -> Place {
-        let names = self.fields.iter().map(|field| field.name().as_str());
+        let names = self.as_text();
+        let names = names.iter().map(|(name, _)| name.as_str());
         if self.fields.is_empty() || parse_partitions_for_path(url, file, names).is_some() {
             return Place::Inside;
         }
@@ -173,7 +175,7 @@ fn is_text(data_type: &DataType) -> bool {
 
 /// The name of the folder.
 fn text_of(field: &Field) -> Expr {
-    Expr::Column(Column::from_name(field.name()))
+    Expr::Column(Column::from_name(folder_text(field.name())))
 }
 
 /// The value that the name of the folder means.
@@ -214,5 +216,33 @@ fn known_of(value: &ScalarValue, rows: Precision<usize>) -> ColumnStatistics {
         min_value: Precision::Exact(value.clone()),
         distinct_count: Precision::Exact(1),
         ..ColumnStatistics::new_unknown()
+    }
+}
+
+/// A column or a value as it stands in the name of a folder: what is not plain goes as `%XX`, as in Hive.
+pub fn folder_text(text: &str) -> String {
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b' ' | b'+' | b',' | b'@');
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if plain(byte) {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing into a String cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_folders_hold_nothing_that_leaves_them() {
+        assert_eq!(folder_text("2024-01-31"), "2024-01-31");
+        assert_eq!(folder_text("a/b=c%"), "a%2Fb%3Dc%25");
+        assert_eq!(folder_text("é"), "%C3%A9");
     }
 }
