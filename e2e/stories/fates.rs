@@ -7,6 +7,7 @@ use serde_json::json;
 use trireme_e2e::{Lab, Node, Store, kill_processes, kubectl};
 
 use crate::copy::{self, charged, check, copy, under_way};
+use crate::pods::configured_by;
 
 #[tokio::test]
 #[ignore = "needs a cluster: make e2e"]
@@ -176,9 +177,7 @@ async fn a_driver_evicted_for_its_disk_is_followed_by_another() {
     let mut spec = copy::spec(&store, 1);
     spec["driver"]["scratch"] = json!({ "size": "64Mi" });
     // Executors that cannot start at first: a kubelet looks at disks only now and then.
-    let from = json!({ "configMapKeyRef": { "name": "later", "key": "text" } });
-    let container = json!({ "name": "trireme", "env": [{ "name": "LATER", "valueFrom": from }] });
-    spec["executors"]["podTemplate"] = json!({ "spec": { "containers": [container] } });
+    spec["executors"]["podTemplate"] = configured_by("later");
     let job = lab.apply("copy", spec).await;
     let (name, node) = job.driver(1).await;
     let pod = job.until_runs(&name).await;

@@ -16,9 +16,14 @@ pub fn waiting() -> Value {
     json!({ "sql": "SELECT 1 AS one", "executors": { "podTemplate": nowhere() } })
 }
 
-/// A job that stays as it is: its driver runs and waits for an executor that has a node, and no configuration.
+/// A pod that has a node, and does not start before there is a ConfigMap `name` with a `text`.
+pub fn configured_by(name: &str) -> Value {
+    let from = json!({ "configMapKeyRef": { "name": name, "key": "text" } });
+    let container = json!({ "name": "trireme", "env": [{ "name": "CONFIGURED", "valueFrom": from }] });
+    json!({ "spec": { "containers": [container] } })
+}
+
+/// A job that stays as it is: its driver runs and waits for an executor that does not start.
 pub fn waiting_on() -> Value {
-    let from = json!({ "configMapKeyRef": { "name": "never", "key": "text" } });
-    let container = json!({ "name": "trireme", "env": [{ "name": "NEVER", "valueFrom": from }] });
-    json!({ "sql": "SELECT 1 AS one", "executors": { "podTemplate": { "spec": { "containers": [container] } } } })
+    json!({ "sql": "SELECT 1 AS one", "executors": { "podTemplate": configured_by("never") } })
 }

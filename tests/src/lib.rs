@@ -27,6 +27,13 @@ pub use process::{Line, Output, Program, Running, Stream, binary, trireme};
 pub use s3::S3Server;
 pub use scratch::{Scratch, batch_job};
 
+/// Runs a job of `statements` in the folder `scratch`, with the arguments `workers`, to what it prints as CSV.
+pub fn run_csv(scratch: &Scratch, statements: &str, workers: &[&str]) -> Output {
+    let arguments = ["run", "--output", "csv", "-f", "-"].iter().chain(workers);
+    let program = trireme(arguments).directory(scratch.path());
+    program.stdin(batch_job(statements, "")).run()
+}
+
 /// The root of the repository, where the paths in examples and documentation start.
 pub fn repository() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();

@@ -1,16 +1,10 @@
 //! Columns in the names of folders, as Trireme and others write them.
 
-use trireme_tests::{Output, Scratch, batch_job, trireme};
-
-fn run(scratch: &Scratch, statements: &str, workers: &[&str]) -> Output {
-    let arguments = ["run", "--output", "csv", "-f", "-"].iter().chain(workers);
-    let command = trireme(arguments).directory(scratch.path());
-    command.stdin(batch_job(statements, "")).run()
-}
+use trireme_tests::{Scratch, run_csv};
 
 /// What the last of `statements` prints, without the names of its columns.
 fn answer(scratch: &Scratch, statements: &str) -> String {
-    let printed = run(scratch, statements, &[]).succeeded().stdout;
+    let printed = run_csv(scratch, statements, &[]).succeeded().stdout;
     let lines: Vec<_> = printed.lines().skip(1).collect();
     lines.join("|")
 }
@@ -56,7 +50,7 @@ fn null_is_a_value_like_others() {
         }
     }
     let query = format!("{number}; SELECT column2, sum(column1) AS sum FROM t GROUP BY 1 ORDER BY 1 NULLS LAST");
-    let printed = run(&scratch, &query, &["--workers", "1"]).succeeded().stdout;
+    let printed = run_csv(&scratch, &query, &["--workers", "1"]).succeeded().stdout;
     assert_eq!(printed, "column2,sum\n5,1\n7,3\n,6\n");
 }
 
@@ -140,14 +134,14 @@ fn folders_that_do_not_fit_are_told_of() {
     }
     let table = "CREATE EXTERNAL TABLE t (a BIGINT, month INT) STORED AS CSV PARTITIONED BY (month) LOCATION 't/'";
     for condition in ["true", "month = 5", "month IS NULL"] {
-        let output = run(&scratch, &format!("{table}; SELECT a FROM t WHERE {condition}"), &[]);
+        let output = run_csv(&scratch, &format!("{table}; SELECT a FROM t WHERE {condition}"), &[]);
         let told = output.status.code() == Some(4) && output.stderr.contains("DATA-MALFORMED");
         assert!(told && output.stderr.contains("month=May"), "{condition}: {output}");
     }
     let text = "CREATE EXTERNAL TABLE t (a BIGINT) STORED AS CSV PARTITIONED BY (month) LOCATION 't/'";
     assert_eq!(answer(&scratch, &format!("{text}; SELECT max(month) FROM t")), "May");
     let other = text.replace("(month)", "(moth)");
-    let output = run(&scratch, &format!("{other}; SELECT a FROM t"), &[]);
+    let output = run_csv(&scratch, &format!("{other}; SELECT a FROM t"), &[]);
     assert_eq!(output.status.code(), Some(4), "{output}");
     assert!(output.stderr.contains("no file is in a folder moth=..."), "{output}");
 }

@@ -1,12 +1,6 @@
 //! Statements that workers could answer otherwise than one process, each over tables of several files.
 
-use trireme_tests::{Output, Scratch, batch_job, trireme};
-
-fn run(scratch: &Scratch, statements: &str, workers: &[&str]) -> Output {
-    let arguments = ["run", "--output", "csv", "-f", "-"].iter().chain(workers);
-    let command = trireme(arguments).directory(scratch.path());
-    command.stdin(batch_job(statements, "")).run()
-}
+use trireme_tests::{Scratch, run_csv};
 
 /// Twenty-five rows in five files, with a NULL, as the table `t`.
 fn table(scratch: &Scratch) -> &'static str {
@@ -40,8 +34,8 @@ fn joins_without_an_equality_and_not_in() {
         "SELECT x.a, y.a FROM t x LEFT JOIN t y ON x.a < y.a - 22 ORDER BY 1, 2 LIMIT 5",
     ] {
         let statements = format!("{table}{query}");
-        let here = run(&scratch, &statements, &[]).succeeded().stdout;
-        let there = run(&scratch, &statements, &["--workers", "2"]).succeeded().stdout;
+        let here = run_csv(&scratch, &statements, &[]).succeeded().stdout;
+        let there = run_csv(&scratch, &statements, &["--workers", "2"]).succeeded().stdout;
         assert_eq!(here, there, "{query}");
     }
 }
@@ -54,7 +48,7 @@ fn rows_of_such_a_join_are_written_once() {
          CREATE EXTERNAL TABLE o (a BIGINT) STORED AS CSV LOCATION 'out/'; SELECT count(*), sum(a) FROM o",
         table(&scratch)
     );
-    let output = run(&scratch, &write, &["--workers", "2"]).succeeded();
+    let output = run_csv(&scratch, &write, &["--workers", "2"]).succeeded();
     assert!(output.stdout.ends_with("\n2,1\n"), "{output}");
 }
 
@@ -88,8 +82,8 @@ fn what_workers_would_not_hear_of_is_refused() {
         ),
     ] {
         let statements = format!("{table}{query}");
-        let _ = run(&scratch, &statements, &[]).succeeded();
-        let output = run(&scratch, &statements, &["--workers", "1"]).exited(3);
+        let _ = run_csv(&scratch, &statements, &[]).succeeded();
+        let output = run_csv(&scratch, &statements, &["--workers", "1"]).exited(3);
         let told = output.stderr.contains("SQL-UNSUPPORTED") && output.stderr.contains(says);
         assert!(told, "{query}: {output}");
     }
@@ -108,7 +102,7 @@ fn settings_of_files_and_sessions_reach_workers() {
         )
     };
     for (format, compression) in [("CSV", "gzip"), ("CSV", "zstd"), ("JSON", "gzip"), ("JSON", "zstd")] {
-        let output = run(&scratch, &compressed(format, compression), &["--workers", "1"]).succeeded();
+        let output = run_csv(&scratch, &compressed(format, compression), &["--workers", "1"]).succeeded();
         assert!(output.stdout.ends_with("n,keys,last\n25,300,VIETNAM\n"), "{output}");
     }
     for statements in [
@@ -116,8 +110,8 @@ fn settings_of_files_and_sessions_reach_workers() {
          OPTIONS (format.terminator ';', format.has_header 'false'); SELECT count(*), max(length(a)) FROM t",
         "SET TIME ZONE = '+05:00'; SELECT max(to_timestamp(o_orderkey)) FROM tpch.tiny.orders",
     ] {
-        let here = run(&scratch, statements, &[]).succeeded().stdout;
-        let there = run(&scratch, statements, &["--workers", "1"]).succeeded().stdout;
+        let here = run_csv(&scratch, statements, &[]).succeeded().stdout;
+        let there = run_csv(&scratch, statements, &["--workers", "1"]).succeeded().stdout;
         assert_eq!(here, there, "{statements}");
     }
 }

@@ -27,6 +27,8 @@ pub const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 #[derive(Debug)]
 pub struct Partitions {
     fields: Vec<FieldRef>,
+    /// The columns as folders are called by them.
+    as_text: Vec<(String, DataType)>,
 }
 
 /// Where a file lies.
@@ -47,8 +49,10 @@ impl Partitions {
         let field = |(name, declared): &(String, Option<DataType>)| {
             Arc::new(Field::new(name, declared.clone().unwrap_or_else(text), true))
         };
+        let as_text = |(name, _): &(String, Option<DataType>)| (folder_text(name), DataType::Utf8);
         Self {
             fields: declared.iter().map(field).collect(),
+            as_text: declared.iter().map(as_text).collect(),
         }
     }
 
@@ -59,14 +63,12 @@ impl Partitions {
 
     /// The columns as the listing table is to have them.
     pub fn as_text(&self) -> Vec<(String, DataType)> {
-        let named = self.fields.iter().map(|field| folder_text(field.name()));
-        named.map(|name| (name, DataType::Utf8)).collect()
+        self.as_text.clone()
     }
 
     /// Where a file lies that was found at the location of the table.
     pub fn place(&self, url: &ListingTableUrl, file: &Path) -> Place {
-        let names = self.as_text();
-        let names = names.iter().map(|(name, _)| name.as_str());
+        let names = self.as_text.iter().map(|(name, _)| name.as_str());
         if self.fields.is_empty() || parse_partitions_for_path(url, file, names).is_some() {
             return Place::Inside;
         }
